@@ -1,0 +1,1 @@
+"""Single-image deraining: its configuration, data sets, train.py and test.py."""

@@ -1,0 +1,1 @@
+"""The network: M3SNet and its parts. Nothing in here knows of training."""

@@ -1,0 +1,1 @@
+"""What a training and evaluation program does, one module per subject."""
