@@ -1,0 +1,129 @@
+"""Configuration: yacs defaults are the schema, a YAML file and `--opts KEY VALUE ...` fill it in.
+
+Every key must exist in the defaults, every value must be of the default's type. What YAML and the shell blur is
+widened on purpose: `1e-3` (text to YAML) is read as a number, an int serves where a float is expected, and a few
+keys accept several types because the field's files write them so.
+"""
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+# Files of the field write `RESUME: False` and `RESUME: auto`, `SESSION: 1` and `SESSION: run_a`.
+_FREE_TYPES: dict[str, tuple[type, ...]] = {"TRAINING.RESUME": (bool, str), "MODEL.SESSION": (str, int, float)}
+
+
+class ConfigError(ValueError):
+    """A key or value that does not fit the schema; the message names the file and the key."""
+
+
+def load_config(defaults: CfgNode, file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """A frozen copy of `defaults` with the YAML `file` and then the `opts` (KEY VALUE KEY VALUE ...) laid over it.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
+    """
+    config = defaults.clone()
+    config.defrost()
+    if file is not None:
+        _merge(config, _read_yaml(Path(file)), source=str(file))
+    if len(opts) % 2:
+        raise ConfigError(f"--opts: expected pairs of KEY VALUE, found an odd number of words: {' '.join(opts)}")
+    for key, text in zip(opts[::2], opts[1::2], strict=True):
+        node: Any = _literal(text)
+        for part in reversed(key.split(".")):
+            node = {part: node}
+        _merge(config, node, source="--opts")
+    config.freeze()
+    return config
+
+
+def save_config(config: CfgNode, file: str | Path) -> None:
+    """Write the resolved configuration as YAML that `load_config` reads back to the same values."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(config.dump(), encoding="utf-8")
+
+
+def to_dict(config: CfgNode) -> dict[str, Any]:
+    """The configuration as plain nested dictionaries, as checkpoints keep it."""
+    return {key: to_dict(value) if isinstance(value, CfgNode) else value for key, value in config.items()}
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give --config a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected keys and values, found {type(content).__name__}")
+    return content
+
+
+def _literal(text: str) -> Any:
+    """`--opts` values as Python reads them, else as YAML does (true, false), else as text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass  # not a Python literal: YAML's words are tried next
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _merge(node: CfgNode, values: dict[str, Any], source: str, prefix: str = "") -> None:
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if name not in node:
+            known = ", ".join(sorted(node))
+            raise ConfigError(f"{source}: unknown key {key}; known here: {known}")
+        default = node[name]
+        if isinstance(default, CfgNode):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{source}: {key} is a group of keys, found {value!r}")
+            _merge(default, value, source, prefix=f"{key}.")
+        else:
+            node[name] = _coerce(value, default, key, source)
+
+
+def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
+    if key in _FREE_TYPES:
+        if isinstance(value, _FREE_TYPES[key]):
+            return str(value) if key == "MODEL.SESSION" else value
+    elif isinstance(default, (int, float)) and not isinstance(default, bool):
+        number = _number(value)
+        if isinstance(default, float) and number is not None:
+            return float(number)
+        if number is not None and float(number).is_integer():
+            return int(number)
+    elif isinstance(default, (list, tuple)):
+        if isinstance(value, (list, tuple)):
+            return list(value)
+        if isinstance(value, type(default[0]) if default else (str, int)) and not isinstance(value, bool):
+            return [value]  # one name where several may stand
+    elif type(value) is type(default):
+        return value
+    raise ConfigError(f"{source}: {key} expects {type(default).__name__} (like {default!r}), found {value!r}")
+
+
+def _number(value: Any) -> int | float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return value
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return None

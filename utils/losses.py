@@ -1,0 +1,16 @@
+"""Training losses."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class PSNRLoss(nn.Module):
+    """Negative PSNR in dB for images in [0, 1]: mean over the batch of 10 log10(MSE + 1e-8).
+
+    N x C x H x W in any float type -> float32 scalar. Negative by nature; its gradient grows as the error falls.
+    """
+
+    def forward(self, restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        mse = (restored.float() - target.float()).square().mean(dim=(1, 2, 3))
+        return 10 * torch.log10(mse + 1e-8).mean()
