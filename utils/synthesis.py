@@ -1,0 +1,269 @@
+"""Rain and motion blur made from sharp photographs: what training learns from where no real pairs are.
+
+Every function takes an H x W x 3 uint8 RGB image and a random generator, and is a pure function of the two.
+
+Rain is drawn in layers of streaks, as the makers of benchmarks draw it: random dots are smeared into lines of one
+length, thickness and direction. Layers add to the picture and saturate, as light does (Rain100L, Rain100H), or are put
+on it by the 'screen' rule of image editors (Rain800). Blur is the average of what a moving camera sees while its
+shutter is open: the trajectory is a random walk with inertia (Boracchi and Foi 2012; DeblurGAN, Kupyn et al. 2018),
+light adds up linearly, and the sensor adds noise and rounds to 8 bits. The sharp image is the view at mid-exposure, as
+the middle frame is in GoPro and REDS.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from scipy.signal import lfilter
+
+Generator = np.random.Generator
+
+_REACH = 16  # pixels a point of the scene may be away from its sharp position
+
+
+def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Rain of a random kind on a photograph; one in 25 stays dry, so that a network learns to leave those alone.
+
+    The kinds: `_light_rain`, `_heavy_rain`, `_edited_rain`. No pixel becomes darker.
+    """
+    kind = rng.choice(4, p=(0.04, 0.30, 0.33, 0.33))
+    if kind == 0:
+        return image.copy()
+    height, width = image.shape[:2]
+    rain = (_light_rain, _heavy_rain, _edited_rain)[kind - 1](height, width, rng)
+    light = image.astype(np.float32)
+    # An editor's 'screen' adds the less the brighter the pixel is; light itself adds up until the sensor saturates.
+    light += rain[..., None] * (255 - light if kind == 3 else np.float32(255))
+    if rng.random() < 0.15:
+        light += _veil(height, width, rng)[..., None] * (255 - light)
+    return np.rint(np.clip(light, 0, 255, out=light)).astype(np.uint8)
+
+
+def add_blur(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Motion blur of a random kind: a shaken camera, one that also rolls or zooms, or an object moving on its own.
+
+    The strength goes from nothing at all to a point that draws a line of about 30 pixels; most are moderate.
+    """
+    reach = 0.0 if rng.random() < 0.04 else _REACH * rng.beta(1.2, 2.0)
+    # GoPro's frames were averaged as they came out of the camera, without undoing its response curve.
+    linear = rng.random() < 0.7
+    light = _TO_LINEAR[image] if linear else image.astype(np.float32) / 255
+    kind = rng.choice(3, p=(0.6, 0.22, 0.18))
+    if reach < 0.3:
+        pass
+    elif kind == 0:
+        light = expose(light, random_psf(reach, rng))
+    elif kind == 1:
+        light = _rolling(light, reach, rng)
+    else:
+        light = _moving_object(light, reach, rng)
+    if rng.random() < 0.5:
+        light = _sensor_noise(light, rng)
+    return _to_srgb(light) if linear else np.rint(np.clip(light, 0, 1) * 255).astype(np.uint8)
+
+
+Degradation = Callable[[np.ndarray, Generator], np.ndarray]
+DEGRADATIONS: dict[str, Degradation] = {"rain": add_rain, "blur": add_blur}
+# Pixels around a patch that shape what is inside it: a training crop is cut this much larger, degraded, and trimmed.
+MARGINS: dict[str, int] = {"rain": 0, "blur": _REACH}
+
+
+# Rain
+
+
+def _light_rain(height: int, width: int, rng: Generator) -> np.ndarray:
+    """Thin separate streaks of one direction, as in Rain100L; H x W light to add, 1 is white."""
+    angle = _fall(rng)
+    brightness = rng.uniform(0.3, 0.9)
+    coverage = rng.uniform(0.06, 0.4)
+    rain = np.zeros((height, width), np.float32)
+    for _ in range(2):
+        length = rng.uniform(15, 60)
+        thickness = rng.uniform(0.5, 1.2)
+        dots = _sparse_dots(coverage / 2 / (length * 3 * thickness))
+        rain += brightness * _streaks(height, width, angle + rng.normal(0, 1.5), length, thickness, 1.0, dots, rng)
+    return rain
+
+
+def _heavy_rain(height: int, width: int, rng: Generator) -> np.ndarray:
+    """Several dense layers whose directions differ, as in Rain100H; H x W light to add, 1 is white."""
+    angle = _fall(rng)
+    layers = int(rng.integers(2, 5))
+    spread = rng.uniform(0, 10)
+    brightness = rng.uniform(0.25, 0.65)
+    coverage = rng.uniform(0.8, 2.5)
+    taper = rng.choice((0.0, 1.0))
+    rain = np.zeros((height, width), np.float32)
+    for _ in range(layers):
+        length = math.exp(rng.uniform(math.log(20), math.log(100)))
+        thickness = rng.uniform(0.5, 1.6)
+        dots = _sparse_dots(coverage / layers / (length * 3 * thickness))
+        layer = _streaks(height, width, angle + rng.normal(0, spread), length, thickness, taper, dots, rng)
+        rain += brightness * rng.uniform(0.5, 1.2) * layer
+    return rain
+
+
+def _edited_rain(height: int, width: int, rng: Generator) -> np.ndarray:
+    """Noise smeared and thresholded, as image editors draw rain and as in Rain800; H x W screen opacity."""
+    angle = _fall(rng)
+    length = math.exp(rng.uniform(math.log(6), math.log(45)))
+    thickness = rng.uniform(0.4, 1.3)
+    rain = _streaks(height, width, angle, length, thickness, 0.0, _dense_dots, rng)
+    # What smearing leaves of unit noise, so that the threshold is in standard deviations.
+    rain /= math.sqrt(length * thickness * math.sqrt(math.pi))
+    rain -= rng.uniform(-0.7, 1.2)
+    np.maximum(rain, 0, out=rain)
+    return np.minimum(rain * rng.uniform(0.08, 0.4), 1, out=rain)
+
+
+def _fall(rng: Generator) -> float:
+    """The direction of rain, in degrees from the vertical."""
+    return float(np.clip(rng.normal(0, 16), -45, 45))
+
+
+Dots = Callable[[tuple[int, int], Generator], np.ndarray]
+
+
+def _sparse_dots(density: float) -> Dots:
+    def draw(shape: tuple[int, int], rng: Generator) -> np.ndarray:
+        chance = rng.random(shape, dtype=np.float32) / np.float32(density)
+        chance[chance > 1] = 0  # what is left is uniform between 0 and 1: the brightness of each drop
+        return chance
+
+    return draw
+
+
+def _dense_dots(shape: tuple[int, int], rng: Generator) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _streaks(
+    height: int, width: int, angle: float, length: float, thickness: float, taper: float, dots: Dots, rng: Generator
+) -> np.ndarray:
+    """Dots smeared into lines `length` pixels long and about 3 * `thickness` wide, `angle` degrees off the vertical.
+
+    The profile along a line is flat for `taper` 0, a cosine bell for 1; its peak is 1. Returns H x W float32.
+    """
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    # Drawn upright on a canvas that covers the image when turned; the turn also takes the streaks off the pixel grid.
+    tall = math.ceil(height * cos + width * abs(sin)) + 3
+    wide = math.ceil(width * cos + height * abs(sin)) + 3
+    size = max(2, round(length))
+    along = np.hanning(size + 2)[1:-1] ** taper
+    radius = math.ceil(2.5 * thickness)
+    across = np.exp(-0.5 * (np.arange(-radius, radius + 1) / thickness) ** 2)
+    # Dots above the canvas smear into it: without them streaks would thin out towards its edges.
+    canvas = dots((tall + size, wide + 2 * radius), rng)
+    canvas = cv2.sepFilter2D(canvas, cv2.CV_32F, across, along, borderType=cv2.BORDER_CONSTANT)
+    centre = np.array([(canvas.shape[1] - 1) / 2, (canvas.shape[0] - 1) / 2])
+    turn = np.array([[cos, sin], [-sin, cos]])
+    shift = centre - turn @ [(width - 1) / 2, (height - 1) / 2]
+    matrix = np.column_stack([turn, shift])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(canvas, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _veil(height: int, width: int, rng: Generator) -> np.ndarray:
+    """Rain too far away to be seen as streaks: a faint haze that changes slowly; H x W screen opacity."""
+    corners = rng.uniform(0, 0.15, (2, 2)).astype(np.float32)
+    return cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+# Motion blur
+
+
+def expose(light: np.ndarray, psf: np.ndarray) -> np.ndarray:
+    """What a sensor gathers while the view moves along `psf`: H x W x C float32 convolved with it, edges reflected."""
+    return cv2.filter2D(light, cv2.CV_32F, cv2.flip(psf, -1), borderType=cv2.BORDER_REFLECT_101)
+
+
+def random_psf(reach: float, rng: Generator) -> np.ndarray:
+    """The point spread function of a random trajectory: S x S float32, S odd, that sums to 1.
+
+    Its centre is the position at mid-exposure, and no point is farther from there than `reach` pixels.
+    """
+    path = _trajectory(rng, max(8, math.ceil(6 * reach))) * reach
+    radius = math.ceil(reach)
+    size = 2 * radius + 1
+    corner = np.floor(path).astype(int)
+    part = path - corner
+    psf = np.zeros(size * size + size + 2, np.float32)  # the spare end takes the weights of 0 beyond the last row
+    for dx in (0, 1):
+        for dy in (0, 1):
+            weight = np.abs(1 - dx - part[:, 0]) * np.abs(1 - dy - part[:, 1])
+            np.add.at(psf, (corner[:, 1] + radius + dy) * size + corner[:, 0] + radius + dx, weight)
+    return psf[: size * size].reshape(size, size) / psf.sum()
+
+
+def _trajectory(rng: Generator, steps: int) -> np.ndarray:
+    """Where a shaken camera points during the exposure: `steps` x 2, at the origin halfway and at most 1 away from it.
+
+    The velocity has a constant part (a sweep), one with inertia (tremor), and now and then a jerk (the shutter button).
+    """
+    inertia = math.exp(-1 / (steps * rng.uniform(0.05, 0.5)))
+    push = rng.standard_normal((steps, 2))
+    if rng.random() < 0.2:
+        push[rng.integers(steps)] += rng.normal(0, 0.5 * math.sqrt(steps), 2)
+    tremor = lfilter([1], [1, -inertia], push, axis=0)
+    heading = rng.uniform(0, 2 * math.pi)
+    sweep = rng.exponential(1.5) * np.array([math.cos(heading), math.sin(heading)])
+    path = np.cumsum(tremor / np.sqrt(np.mean(tremor**2)) + sweep, axis=0)
+    path -= path[steps // 2]
+    return path / max(np.hypot(*path.T).max(), 1e-6)
+
+
+def _rolling(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
+    """The camera also turns about its axis and moves forward: the blur differs from place to place."""
+    height, width = light.shape[:2]
+    centre = np.array([width, height]) * rng.uniform(-0.3, 1.3, 2)
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]])
+    farthest = np.hypot(*(corners - centre).T).max() + 1
+    share = rng.uniform(0, 0.8)  # of the reach that translation takes; what is left is for roll and zoom
+    steps = math.ceil(1.3 * reach) + 2
+    shift = _trajectory(rng, steps) * reach * share
+    roll, zoom = _trajectory(rng, steps).T * reach * (1 - share) / farthest
+    total = np.zeros_like(light)
+    for (dx, dy), turn, stretch in zip(shift, roll, zoom, strict=True):
+        linear = np.array([[1 + stretch, -turn], [turn, 1 + stretch]])
+        matrix = np.column_stack([linear, centre - linear @ centre + (dx, dy)])
+        total += cv2.warpAffine(light, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    return total / steps
+
+
+def _moving_object(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
+    """A blob of the scene moves one way, what is behind it another."""
+    height, width = light.shape[:2]
+    mask = np.zeros((height, width), np.float32)
+    centre = tuple(int(v) for v in rng.uniform(0, (width, height)))
+    axes = tuple(max(1, int(v)) for v in rng.uniform(0.1, 0.5, 2) * (width, height))
+    cv2.ellipse(mask, centre, axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
+    front = random_psf(reach, rng)
+    behind = random_psf(max(0.3, reach * rng.uniform(0, 0.7)), rng)
+    cover = expose(mask, front)[..., None]
+    return expose(light * mask[..., None], front) + (1 - cover) * expose(light, behind)
+
+
+def _sensor_noise(light: np.ndarray, rng: Generator) -> np.ndarray:
+    """Shot noise (its variance grows with the light) and read noise, both small."""
+    shot, read = rng.uniform(0, 0.012) ** 2, rng.uniform(0, 0.004) ** 2
+    noise = rng.standard_normal(light.shape, dtype=np.float32)
+    return light + np.sqrt(light * np.float32(shot) + np.float32(read)) * noise
+
+
+def _srgb_to_linear(value: np.ndarray) -> np.ndarray:
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def _linear_to_srgb(value: np.ndarray) -> np.ndarray:
+    return np.where(value <= 0.0031308, value * 12.92, 1.055 * value ** (1 / 2.4) - 0.055)
+
+
+# IEC 61966-2-1 as tables: 16 bits of linear light are enough to hit every 8-bit level.
+_TO_LINEAR = _srgb_to_linear(np.arange(256) / 255).astype(np.float32)
+_TO_SRGB = np.rint(_linear_to_srgb(np.arange(65536) / 65535) * 255).astype(np.uint8)
+
+
+def _to_srgb(light: np.ndarray) -> np.ndarray:
+    return _TO_SRGB[np.rint(np.clip(light, 0, 1) * 65535).astype(np.uint16)]
