@@ -80,8 +80,8 @@ def _light_rain(height: int, width: int, rng: Generator) -> np.ndarray:
     coverage = rng.uniform(0.06, 0.4)
     rain = np.zeros((height, width), np.float32)
     for _ in range(2):
-        length = rng.uniform(15, 60)
-        thickness = rng.uniform(0.5, 1.2)
+        length = rng.uniform(15, 70)
+        thickness = rng.uniform(0.4, 1.1)
         dots = _sparse_dots(coverage / 2 / (length * 3 * thickness))
         rain += brightness * _streaks(height, width, angle + rng.normal(0, 1.5), length, thickness, 1.0, dots, rng)
     return rain
@@ -92,13 +92,13 @@ def _heavy_rain(height: int, width: int, rng: Generator) -> np.ndarray:
     angle = _fall(rng)
     layers = int(rng.integers(2, 5))
     spread = rng.uniform(0, 10)
-    brightness = rng.uniform(0.25, 0.65)
-    coverage = rng.uniform(0.8, 2.5)
-    taper = rng.choice((0.0, 1.0))
+    brightness = rng.uniform(0.3, 0.65)
+    coverage = rng.uniform(1.0, 3.0)
+    taper = rng.uniform(0.3, 1)
     rain = np.zeros((height, width), np.float32)
     for _ in range(layers):
-        length = math.exp(rng.uniform(math.log(20), math.log(100)))
-        thickness = rng.uniform(0.5, 1.6)
+        length = _log_uniform(20, 120, rng)
+        thickness = rng.uniform(0.4, 1.3)
         dots = _sparse_dots(coverage / layers / (length * 3 * thickness))
         layer = _streaks(height, width, angle + rng.normal(0, spread), length, thickness, taper, dots, rng)
         rain += brightness * rng.uniform(0.5, 1.2) * layer
@@ -108,14 +108,18 @@ def _heavy_rain(height: int, width: int, rng: Generator) -> np.ndarray:
 def _edited_rain(height: int, width: int, rng: Generator) -> np.ndarray:
     """Noise smeared and thresholded, as image editors draw rain and as in Rain800; H x W screen opacity."""
     angle = _fall(rng)
-    length = math.exp(rng.uniform(math.log(6), math.log(45)))
-    thickness = rng.uniform(0.4, 1.3)
+    length = _log_uniform(8, 50, rng)
+    thickness = rng.uniform(0.4, 1.1)
     rain = _streaks(height, width, angle, length, thickness, 0.0, _dense_dots, rng)
     # What smearing leaves of unit noise, so that the threshold is in standard deviations.
     rain /= math.sqrt(length * thickness * math.sqrt(math.pi))
-    rain -= rng.uniform(-0.7, 1.2)
-    np.maximum(rain, 0, out=rain)
-    return np.minimum(rain * rng.uniform(0.08, 0.4), 1, out=rain)
+    rain -= rng.uniform(-1.2, 0.6)
+    rain *= _log_uniform(0.06, 0.26, rng)
+    return np.clip(rain, 0, 1, out=rain)
+
+
+def _log_uniform(low: float, high: float, rng: Generator) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def _fall(rng: Generator) -> float:
