@@ -46,7 +46,7 @@ def add_blur(image: np.ndarray, rng: Generator) -> np.ndarray:
 
     The strength goes from nothing at all to a point that draws a line of about 30 pixels; most are moderate.
     """
-    reach = 0.0 if rng.random() < 0.04 else _REACH * rng.beta(1.2, 2.0)
+    reach = 0.0 if rng.random() < 0.04 else _REACH * rng.beta(1.4, 1.8)
     # GoPro's frames were averaged as they came out of the camera, without undoing its response curve.
     linear = rng.random() < 0.7
     light = _TO_LINEAR[image] if linear else image.astype(np.float32) / 255
