@@ -1,0 +1,100 @@
+"""Restore photographs: `python restore.py rain|blur PHOTO [PHOTO ...] -o OUT`."""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.images import IMAGE_SUFFIXES, ImageError, read_image, write_image
+from utils.restorer import load_restorer, restore
+
+RELEASED = {"rain": "derain", "blur": "deblur"}  # task -> weights in pretrained/models.yml
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Restore the photographs that the command line names; exits with a message when one cannot be."""
+    args = parse(argv)
+    try:
+        jobs = plan(args.photos, args.out)
+        model = load_restorer(args.weights or RELEASED[args.task], tlc=args.tlc)
+    except (OSError, ValueError) as error:
+        sys.exit(f"restore.py: {error}")
+    failed = 0
+    for photo, out in jobs:
+        try:
+            start = time.perf_counter()
+            image = read_image(photo)
+            write_image(out, restore(model, image))
+            height, width = image.shape[:2]
+            print(f"{photo}  {width}x{height}  {time.perf_counter() - start:.1f} s  -> {out}", flush=True)
+        except (OSError, ImageError) as error:  # the photographs after it may be good
+            print(f"restore.py: {error}", file=sys.stderr)
+            failed += 1
+    if failed:
+        sys.exit(f"restore.py: {failed} of {len(jobs)} photographs could not be restored")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="restore.py",
+        description="Remove rain or motion blur from photographs.",
+        epilog="examples:\n"
+        "  python restore.py rain street.jpg -o street_dry.png\n"
+        "  python restore.py blur a.jpg b.jpg c.jpg -o restored/",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", choices=RELEASED, help="what to remove")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", type=Path, help="PNG, JPEG, TIFF, WebP, ...")
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="OUT",
+        required=True,
+        type=Path,
+        help="where to write: with one photograph a file (out.png), else a folder, made when missing, that gets "
+        "PHOTO's name as .png",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE|NAME",
+        help="a checkpoint, or the name of released weights (default: derain for rain, deblur for blur)",
+    )
+    parser.add_argument(
+        "--no-tlc",
+        dest="tlc",
+        action="store_false",
+        help="pool over the whole image, not over windows of the size the network was trained on",
+    )
+    return parser.parse_args(argv)
+
+
+def plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Which photograph is written where.
+
+    Raises:
+        ValueError: a photograph is missing, or would be overwritten, or two would be written to one file.
+    """
+    for photo in photos:
+        if photo.is_dir():
+            raise ValueError(f"{photo} is a folder: name the photographs in it, for example {photo / '*.jpg'}")
+        if not photo.is_file():
+            raise ValueError(f"{photo}: no such file")
+    is_file = out.is_file() or (out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir())
+    if is_file and len(photos) > 1:
+        raise ValueError(f"-o {out} is one file; {len(photos)} photographs need a folder")
+    jobs: dict[Path, Path] = {}
+    for photo in photos:
+        target = out if is_file else out / f"{photo.stem}.png"
+        if target in jobs:
+            raise ValueError(f"{jobs[target]} and {photo} would both be written to {target}: restore them one by one")
+        if target.exists() and any(target.samefile(other) for other in photos):
+            raise ValueError(f"{target} is a photograph to restore and would be overwritten: choose another -o")
+        jobs[target] = photo
+    return [(photo, target) for target, photo in jobs.items()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Scoring a set, and what is made of the scores: table, JSON, picture."""
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from models import M3SNet
+from utils.evaluator import evaluate
+from utils.images import read_image, write_image
+from utils.metrics import PROTOCOLS
+from utils.pairs import Pair, PairError
+from utils.report import comparison_sheet, format_table, write_results
+from utils.restorer import restore
+
+
+def noisy(image: np.ndarray, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, 15, image.shape)
+    return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[Pair]:
+    """Three pairs of odd sizes on disk."""
+    photograph = data.astronaut()
+    made = []
+    for i, (height, width) in enumerate(((40, 51), (33, 48), (47, 37))):
+        target = photograph[50 * i : 50 * i + height, 160 : 160 + width]
+        pair = Pair(f"{i:03}", tmp_path / "set/input" / f"{i:03}.png", tmp_path / "set/target" / f"{i:03}.png")
+        assert pair.input
+        write_image(pair.input, noisy(target, i))
+        write_image(pair.target, target)
+        made.append(pair)
+    return made
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_scores_are_those_of_the_written_images(protocol: str, pairs: list[Pair], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1)).eval()
+    result = evaluate(partial(restore, model), "Odd", pairs, protocol, tmp_path / "out")
+    assert (result["dataset"], result["protocol"], result["images"]) == ("Odd", protocol, 3)
+    assert [row["name"] for row in result["per_image"]] == ["000", "001", "002"]
+    for pair, row in zip(pairs, result["per_image"], strict=True):
+        assert pair.input
+        target = read_image(pair.target)
+        expected = PROTOCOLS[protocol](read_image(tmp_path / "out/Odd" / f"{pair.name}.png"), target)
+        assert {key: row[key] for key in expected} == expected
+        before = PROTOCOLS[protocol](read_image(pair.input), target)
+        assert (row["input_psnr"], row["input_ssim"]) == (before["psnr"], before["ssim"])
+    for key in ("psnr", "ssim", "input_psnr", "input_ssim"):
+        assert result[key] == pytest.approx(sum(row[key] for row in result["per_image"]) / 3)
+    assert ("ssim_2d" in result) == (protocol == "rgb")
+
+
+def test_pairs_in_memory_score_like_those_on_disk(pairs: list[Pair]) -> None:
+    samples = [(pair.name, read_image(pair.input), read_image(pair.target)) for pair in pairs if pair.input]
+    assert evaluate(np.copy, "set", samples, "y") == evaluate(np.copy, "set", pairs, "y")
+
+
+def test_a_pair_of_two_sizes_names_both_files_and_sizes(pairs: list[Pair]) -> None:
+    write_image(pairs[1].target, read_image(pairs[1].target)[:30])
+    with pytest.raises(PairError, match=r"input.001\.png is 48x33 but .*target.001\.png is 48x30"):
+        evaluate(np.copy, "set", pairs, "y")
+
+
+def test_a_restorer_that_keeps_its_padding_is_named_with_its_image(pairs: list[Pair]) -> None:
+    with pytest.raises(ValueError, match="Odd, 000: the restored image is 53x40 but its target is 51x40"):
+        evaluate(lambda image: np.pad(image, ((0, 0), (0, 2), (0, 0))), "Odd", pairs, "rgb")
+
+
+def test_sets_that_cannot_be_scored(pairs: list[Pair]) -> None:
+    with pytest.raises(PairError, match="Rain100L: there are no pairs"):
+        evaluate(np.copy, "Rain100L", [], "y")
+    with pytest.raises(PairError, match="sharp photograph"):
+        evaluate(np.copy, "set", [Pair("a", None, pairs[0].target)], "y")
+
+
+def test_results_file_is_strict_json_with_every_digit(pairs: list[Pair], tmp_path: Path) -> None:
+    results = [evaluate(np.copy, "noisy", pairs, "rgb")]
+    perfect = [Pair(pair.name, pair.target, pair.target) for pair in pairs]
+    results.append(evaluate(np.copy, "perfect", perfect, "rgb"))
+    path = tmp_path / "new" / "results.json"
+    write_results(results, path)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    loaded = json.loads(path.read_text(), parse_constant=refuse)
+    assert loaded[0] == results[0]
+    assert loaded[1]["psnr"] == loaded[1]["per_image"][0]["psnr"] == "inf"
+    assert math.isinf(float(loaded[1]["psnr"]))
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+def test_results_that_cannot_be_written_leave_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with pytest.raises(TypeError):
+        write_results([{"model": M3SNet}], path)
+    assert path.read_text() == "old"
+
+
+def result(dataset: str, psnr: float, ssim: float, protocol: str = "y", **extras: float) -> dict[str, Any]:
+    scores = {"psnr": psnr, "ssim": ssim, "input_psnr": 22.5, "input_ssim": 0.7, **extras}
+    return {"dataset": dataset, "protocol": protocol, "images": 100, **scores, "per_image": []}
+
+
+RAIN = [result("Test100", 31.291, 0.9031), result("Rain100H", 30.5, 0.8921), result("Rain100L", 39.62, 0.984)]
+PAPER = {"Test100": (31.29, 0.903), "Rain100H": (30.64, 0.892), "Rain100L": (39.62, 0.984)}
+
+
+def test_table_of_the_paper() -> None:
+    lines = format_table(RAIN, PAPER).splitlines()
+    assert " ".join(lines[0].split()) == "Set Images PSNR SSIM Protocol Input Gain Paper"
+    assert " ".join(lines[2].split()) == "Test100 100 31.29 0.9031 y 22.50 +8.79 31.29 / 0.903"
+    assert " ".join(lines[6].split()) == "mean of 3 300 33.80 0.9264 y 22.50 +11.30 33.85 / 0.926"
+    assert "mean of 3 (y): Test100, Rain100H, Rain100L." in lines
+    assert len({len(line) for line in lines[:7]}) == 1
+
+
+def test_table_shows_only_what_there_is() -> None:
+    alone = format_table(RAIN[:1])
+    assert "Paper" not in alone
+    assert "mean of" not in alone
+    partly = format_table(RAIN, {"Test100": (31.29, 0.903)}).splitlines()
+    assert partly[2].endswith("31.29 / 0.903")
+    assert partly[6].endswith("+11.30")  # a mean over one of three sets would compare with nothing
+
+
+def test_table_keeps_protocols_apart_and_stays_narrow() -> None:
+    blur = [
+        result("GoPro", 32.91, 0.965, "rgb", ssim_2d=0.9412),
+        result("HIDE", 30.93, 0.948, "rgb", ssim_2d=0.9301),
+        result("RealBlur-J", 28.9, 0.871, "aligned", aligned=1.0),
+        result("RealBlur-R", math.inf, 0.951, "aligned", aligned=0.999),
+    ]
+    table = format_table(blur, {"GoPro": (32.91, 0.965), "HIDE": (30.93, 0.949)})
+    means = [" ".join(line.split()) for line in table.splitlines() if line.startswith("mean of 2  ")]
+    assert means[0] == "mean of 2 200 31.92 0.9565 rgb 22.50 +9.42 31.92 / 0.957"
+    assert means[1] == "mean of 2 200 inf 0.9110 aligned 22.50 +inf"
+    assert max(map(len, table.splitlines())) <= 80
+    assert "mean of 2 (rgb): GoPro, HIDE." in table
+    assert "mean of 2 (aligned): RealBlur-J, RealBlur-R." in table
+    assert "GoPro 0.9412, HIDE 0.9301" in table
+
+
+def test_comparison_sheet_shows_each_image_in_its_place(tmp_path: Path) -> None:
+    photograph = data.astronaut()
+    small, wide = photograph[:200, :300], np.tile(photograph, (1, 3, 1))
+    rows = [
+        ("small", small // 2, small // 4, small, "input 20.00 dB, restored 25.00 dB"),
+        ("wide", wide // 2, wide // 4, wide, ""),
+    ]
+    comparison_sheet(rows, tmp_path / "fig" / "sheet.png")
+    sheet = read_image(tmp_path / "fig" / "sheet.png")
+    assert sheet.shape[1] == 3 * 480 + 2 * 10 + 2 * 24
+    places = []
+    for image in rows[0][1:4]:
+        # Where the first row of an image stands in the sheet, by its pixels.
+        hits = [
+            (y, x)
+            for y in range(100)
+            for x in np.flatnonzero((sheet[y, : -image.shape[1]] == image[0, 0]).all(axis=-1))
+            if np.array_equal(sheet[y : y + 200, x : x + 300], image)
+        ]
+        assert len(hits) == 1
+        places.append(hits[0])
+    assert len({y for y, _ in places}) == 1
+    assert [x for _, x in places] == sorted(x for _, x in places)
+    with pytest.raises(ValueError, match="at least one image"):
+        comparison_sheet([], tmp_path / "sheet.png")
