@@ -77,16 +77,25 @@ def test_load_restorer_with_and_without_tlc(model: M3SNet, weights: str) -> None
 
 
 def test_one_photograph_to_a_file_in_a_new_folder(
-    main: Main, model: M3SNet, weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    main: Main, weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "dry.png"
-    main(["rain", str(photo), "-o", str(out), "--weights", weights, "--no-tlc"])
+    main(["rain", str(photo), "-o", str(out), "--weights", weights])
     line = capsys.readouterr().out.splitlines()
     assert len(line) == 1
     assert line[0].startswith(f"{photo}  71x50  ")
     assert line[0].endswith(f" s  -> {out}")
-    difference = read_image(out).astype(int) - restore(load_restorer(weights, tlc=False), read_image(photo))
-    assert np.abs(difference).max() == 0
+    assert np.array_equal(read_image(out), restore(load_restorer(weights), read_image(photo)))
+
+
+def test_tlc_is_on_until_turned_off(main: Main, weights: str, tmp_path: Path) -> None:
+    image = data.astronaut()[:400]  # larger than TLC's window
+    photo, out = tmp_path / "large.png", tmp_path / "out.png"
+    write_image(photo, image)
+    for tlc, option in ((True, []), (False, ["--no-tlc"])):
+        main(["rain", str(photo), "-o", str(out), "--weights", weights, *option])
+        assert np.array_equal(read_image(out), restore(load_restorer(weights, tlc=tlc), image))
+    assert not np.array_equal(read_image(out), restore(load_restorer(weights), image))
 
 
 def test_several_photographs_to_a_folder_and_a_bad_one_among_them(

@@ -1,0 +1,156 @@
+"""What an evaluation hands to people: a table, a JSON file, and pictures side by side."""
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from utils.images import write_image
+
+Result = Mapping[str, Any]  # what utils.evaluator.evaluate returns
+Paper = Mapping[str, tuple[float, float]]  # set -> published PSNR, SSIM
+Row = tuple[str, np.ndarray, np.ndarray, np.ndarray, str]  # name, input, restored, target, caption
+
+_HEADER = ("Set", "Images", "PSNR", "SSIM", "Protocol", "Input", "Gain", "Paper")
+_WIDTH = 80
+_TEXT_COLUMNS = ("Set", "Protocol")  # aligned left, as text is; numbers are aligned right
+_EXTRAS = {
+    "ssim_2d": ("SSIM of each channel alone (2-D)", "{:.4f}"),
+    "aligned": ("share of images that could be aligned", "{:.3f}"),
+}
+
+_PANEL = 480  # pixels: a sheet of three fits a 1600-pixel screen
+_GAP, _MARGIN = 10, 24
+_TITLE, _TEXT = 20, 17  # letter heights
+_INK, _GRAY, _WHITE = (32, 33, 36), (105, 110, 118), 255
+
+
+def format_table(results: Sequence[Result], paper: Paper | None = None) -> str:
+    """The results of `utils.evaluator.evaluate` as an aligned text table, one line per set, and notes under it.
+
+    Sets scored by one protocol also get a line with the mean of their means. With `paper` there is one more column.
+    """
+    sets, means = [_line(result, paper or {}) for result in results], []
+    notes = ["Input: PSNR of the degraded images; Gain: what restoring them adds; both in dB."]
+    for protocol in dict.fromkeys(result["protocol"] for result in results):
+        group = [result for result in results if result["protocol"] == protocol]
+        if len(group) > 1:
+            mean, published = _mean(group, paper or {})
+            means.append(_line(mean, published))
+            notes.append(f"{mean['dataset']} ({protocol}): {', '.join(result['dataset'] for result in group)}.")
+    for key, (meaning, form) in _EXTRAS.items():
+        if values := [f"{result['dataset']} {form.format(result[key])}" for result in results if key in result]:
+            notes.append(f"{key}, {meaning}: {', '.join(values)}.")
+    lines = _align([_HEADER, *sets, *means] if paper else [line[:-1] for line in (_HEADER, *sets, *means)])
+    rule = "-" * len(lines[0])
+    lines.insert(1, rule)
+    if means:
+        lines.insert(-len(means), rule)
+    folded = [textwrap.fill(note, _WIDTH, subsequent_indent="  ") for note in notes]
+    return "\n".join([*(line.rstrip() for line in lines), *folded])
+
+
+def write_results(results: Sequence[Result], path: str | Path) -> None:
+    """Write results as a JSON list, with every digit; the file appears whole or not at all.
+
+    The PSNR of equal images is infinite, which JSON cannot hold as a number: it becomes the text "inf".
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(_json_safe(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def comparison_sheet(rows: Sequence[Row], path: str | Path) -> None:
+    """Write a picture with one row per image: input | restored | target, and under them its name and caption.
+
+    Images are H x W x 3 uint8 RGB; those wider or higher than 480 pixels are scaled down to that. The font
+    knows Latin letters only.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError(f"{path}: a comparison sheet needs at least one image")
+    panels = [[_fit(image) for image in images] for _, *images, _ in rows]
+    column = max(_PANEL // 2, *(image.shape[1] for row in panels for image in row))  # not too narrow for the caption
+    heights = [max(image.shape[0] for image in row) for row in panels]
+    head, caption_height = _MARGIN + _TITLE + 12, _TEXT + 26
+    width = 3 * column + 2 * _GAP + 2 * _MARGIN
+    canvas = Image.new("RGB", (width, head + sum(heights) + len(rows) * caption_height), (_WHITE,) * 3)
+    draw = ImageDraw.Draw(canvas)
+    title, text = ImageFont.load_default(_TITLE), ImageFont.load_default(_TEXT)
+    lefts = [_MARGIN + i * (column + _GAP) for i in range(3)]
+    for left, word in zip(lefts, ("input", "restored", "target"), strict=True):
+        draw.text((left + column // 2, head - 12), word, _INK, title, anchor="ms")
+    top = head
+    for images, height, (name, *_, caption) in zip(panels, heights, rows, strict=True):
+        for left, image in zip(lefts, images, strict=True):
+            canvas.paste(Image.fromarray(image), (left + (column - image.shape[1]) // 2, top))
+        top += height + caption_height
+        draw.text((_MARGIN, top - 18), name, _INK, text, anchor="ls")
+        draw.text((width - _MARGIN, top - 18), caption, _GRAY, text, anchor="rs")
+    write_image(path, np.asarray(canvas))
+
+
+def _line(result: Result, paper: Paper) -> tuple[str, ...]:
+    psnr, ssim, before = result["psnr"], result["ssim"], result["input_psnr"]
+    published = paper.get(result["dataset"])
+    return (
+        result["dataset"],
+        str(result["images"]),
+        f"{psnr:.2f}",
+        f"{ssim:.4f}",
+        result["protocol"],
+        f"{before:.2f}",
+        f"{psnr - before:+.2f}",
+        f"{published[0]:.2f} / {published[1]:.3f}" if published else "",
+    )
+
+
+def _mean(group: Sequence[Result], paper: Paper) -> tuple[Result, Paper]:
+    """The mean over sets of their means, and that of the paper where it has them all."""
+    name = f"mean of {len(group)}"
+    mean = {key: fmean(result[key] for result in group) for key in ("psnr", "ssim", "input_psnr")}
+    images = sum(result["images"] for result in group)
+    published = [paper[result["dataset"]] for result in group if result["dataset"] in paper]
+    complete = len(published) == len(group)
+    return (
+        {"dataset": name, "images": images, "protocol": group[0]["protocol"], **mean},
+        {name: (fmean(psnr for psnr, _ in published), fmean(ssim for _, ssim in published))} if complete else {},
+    )
+
+
+def _align(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if title in _TEXT_COLUMNS else f"{cell:>{width}}"
+            for cell, width, title in zip(line, widths, lines[0], strict=True)
+        )
+        for line in lines
+    ]
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_safe(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _fit(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    scale = min(1, _PANEL / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,48 @@
+"""One image through a network: 8 bits in, 8 bits out."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models import load_model, local_pooling
+from utils.images import to_image, to_tensor
+
+
+def restore(model: nn.Module, image: np.ndarray) -> np.ndarray:
+    """Restore an H x W x 3 uint8 RGB image on the model's device; the same shape and type come back.
+
+    Raises:
+        ValueError: the array is of another shape or type.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected an H x W x 3 uint8 image, found {image.shape} {image.dtype}")
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return to_image(model(to_tensor(image).to(device, memory_format=torch.channels_last)))
+
+
+def load_restorer(
+    weights: str | Path, tlc: bool = True, patch_size: int = 256, device: str | torch.device | None = None
+) -> nn.Module:
+    """A network ready for `restore`, from a file or the name of released weights.
+
+    With `tlc` it pools locally, as it did in training on patches of `patch_size`. Without `device` it runs on CUDA,
+    else on MPS, else on the CPU.
+
+    Raises:
+        WeightsError: no such weights, or not those of an M3SNet.
+    """
+    model: nn.Module = load_model(weights)
+    if tlc:
+        model = local_pooling(model, patch_size)
+    return model.to(device or best_device()).to(memory_format=torch.channels_last)
+
+
+def best_device() -> torch.device:
+    """The fastest device of this machine."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
