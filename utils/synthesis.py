@@ -21,6 +21,7 @@ from scipy.signal import lfilter
 Generator = np.random.Generator
 
 _REACH = 16  # pixels a point of the scene may be away from its sharp position
+_INVISIBLE = 0.3  # pixels; less does not show in 8 bits
 
 
 def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
@@ -51,14 +52,8 @@ def add_blur(image: np.ndarray, rng: Generator) -> np.ndarray:
     linear = rng.random() < 0.7
     light = _TO_LINEAR[image] if linear else image.astype(np.float32) / 255
     kind = rng.choice(3, p=(0.6, 0.22, 0.18))
-    if reach < 0.3:
-        pass
-    elif kind == 0:
-        light = expose(light, random_psf(reach, rng))
-    elif kind == 1:
-        light = _rolling(light, reach, rng)
-    else:
-        light = _moving_object(light, reach, rng)
+    if reach >= _INVISIBLE:
+        light = (_shaken, _rolling, _moving_object)[kind](light, reach, rng)
     if rng.random() < 0.5:
         light = _sensor_noise(light, rng)
     return _to_srgb(light) if linear else np.rint(np.clip(light, 0, 1) * 255).astype(np.uint8)
@@ -158,7 +153,7 @@ def _streaks(
     along = np.hanning(size + 2)[1:-1] ** taper
     radius = math.ceil(2.5 * thickness)
     across = np.exp(-0.5 * (np.arange(-radius, radius + 1) / thickness) ** 2)
-    # Dots above the canvas smear into it: without them streaks would thin out towards its edges.
+    # Dots beyond the edges smear into the picture: without them streaks would thin out towards its border.
     canvas = dots((tall + size, wide + 2 * radius), rng)
     canvas = cv2.sepFilter2D(canvas, cv2.CV_32F, across, along, borderType=cv2.BORDER_CONSTANT)
     centre = np.array([(canvas.shape[1] - 1) / 2, (canvas.shape[0] - 1) / 2])
@@ -179,7 +174,7 @@ def _veil(height: int, width: int, rng: Generator) -> np.ndarray:
 
 
 def expose(light: np.ndarray, psf: np.ndarray) -> np.ndarray:
-    """What a sensor gathers while the view moves along `psf`: H x W x C float32 convolved with it, edges reflected."""
+    """What a sensor gathers while the view moves along `psf`: H x W (x C) float32, convolved, edges reflected."""
     return cv2.filter2D(light, cv2.CV_32F, cv2.flip(psf, -1), borderType=cv2.BORDER_REFLECT_101)
 
 
@@ -218,6 +213,10 @@ def _trajectory(rng: Generator, steps: int) -> np.ndarray:
     return path / max(np.hypot(*path.T).max(), 1e-6)
 
 
+def _shaken(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
+    return expose(light, random_psf(reach, rng))
+
+
 def _rolling(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
     """The camera also turns about its axis and moves forward: the blur differs from place to place."""
     height, width = light.shape[:2]
@@ -244,14 +243,14 @@ def _moving_object(light: np.ndarray, reach: float, rng: Generator) -> np.ndarra
     axes = tuple(max(1, int(v)) for v in rng.uniform(0.1, 0.5, 2) * (width, height))
     cv2.ellipse(mask, centre, axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
     front = random_psf(reach, rng)
-    behind = random_psf(max(0.3, reach * rng.uniform(0, 0.7)), rng)
+    behind = random_psf(max(_INVISIBLE, reach * rng.uniform(0, 0.7)), rng)
     cover = expose(mask, front)[..., None]
     return expose(light * mask[..., None], front) + (1 - cover) * expose(light, behind)
 
 
 def _sensor_noise(light: np.ndarray, rng: Generator) -> np.ndarray:
     """Shot noise (its variance grows with the light) and read noise, both small."""
-    shot, read = rng.uniform(0, 0.012) ** 2, rng.uniform(0, 0.004) ** 2
+    shot, read = rng.uniform(0, 0.012) ** 2, rng.uniform(0, 0.0015) ** 2
     noise = rng.standard_normal(light.shape, dtype=np.float32)
     return light + np.sqrt(light * np.float32(shot) + np.float32(read)) * noise
 

@@ -1,0 +1,44 @@
+"""The bundled samples: photographs that are there, split by name, degraded the same way every time."""
+from pathlib import Path
+
+import pytest
+
+from utils.images import read_image
+from utils.metrics import psnr
+from utils.pairs import check_pairs, find_pairs
+from utils.samples import PHOTOGRAPHS, photographs, sample_pairs
+from utils.synthesis import DEGRADATIONS
+
+
+def test_every_photograph_is_in_the_wheel_and_has_terms():
+    train, test = photographs("train"), photographs("test")
+    assert len(train) >= 5 and len(test) >= 3
+    assert not set(train) & set(test)
+    assert len(train) + len(test) == len(PHOTOGRAPHS)
+    for path in [*train.values(), *test.values()]:
+        assert min(read_image(path).shape[:2]) >= 256
+    assert all(photograph.source and photograph.terms for photograph in PHOTOGRAPHS)
+
+
+def test_a_missing_photograph_is_named(monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda path: path.name != "coffee.png")
+    with pytest.raises(FileNotFoundError, match=r"coffee\.png.*pip install scikit-image"):
+        photographs("test")
+
+
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+def test_sample_pairs_are_a_data_set_like_any_other(kind, tmp_path):
+    pairs = find_pairs(sample_pairs(kind, tmp_path / "a"))
+    check_pairs(pairs)
+    assert {pair.name for pair in pairs} == set(photographs("test"))
+    for pair in pairs:
+        degraded, target = read_image(pair.input), read_image(pair.target)
+        assert target.shape[1] <= 512
+        assert 18 <= psnr(degraded, target) <= 26
+
+
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+def test_sample_pairs_are_the_same_bytes_twice(kind, tmp_path):
+    folders = [sample_pairs(kind, tmp_path / name) for name in "ab"]
+    first, second = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*.png")} for f in folders)
+    assert first and first == second
