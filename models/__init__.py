@@ -1,1 +1,21 @@
 """The network: M3SNet and its parts. Nothing in here knows of training."""
+from models.blocks import SCA, LayerNorm2d, NAFBlock, SimpleGate
+from models.local import local_pooling
+from models.m3snet import FFM, MHAMB, SIZES, M3SNet, create_model
+from models.weights import WeightsError, load_model, save_weights
+
+__all__ = [
+    "FFM",
+    "MHAMB",
+    "SCA",
+    "SIZES",
+    "LayerNorm2d",
+    "M3SNet",
+    "NAFBlock",
+    "SimpleGate",
+    "WeightsError",
+    "create_model",
+    "load_model",
+    "local_pooling",
+    "save_weights",
+]

@@ -6,7 +6,9 @@ keys accept several types because the field's files write them so.
 """
 from __future__ import annotations
 
+import argparse
 import ast
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from yacs.config import CfgNode
 
 # Files of the field write `RESUME: False` and `RESUME: auto`, `SESSION: 1` and `SESSION: run_a`.
 _FREE_TYPES: dict[str, tuple[type, ...]] = {"TRAINING.RESUME": (bool, str), "MODEL.SESSION": (str, int, float)}
+
+MOST_EPOCHS = 100_000  # above it the number of epochs is surely a mistake
 
 
 class ConfigError(ValueError):
@@ -41,6 +45,38 @@ def load_config(defaults: CfgNode, file: str | Path | None = None, opts: Sequenc
         _merge(config, node, source="--opts")
     config.freeze()
     return config
+
+
+def load_task_config(defaults: CfgNode, file: str | Path | None, opts: Sequence[str]) -> CfgNode:
+    """`load_config`, and what a person may have got wrong between the tasks' files.
+
+    Raises:
+        ConfigError: the file is for the other task.
+    """
+    config = load_config(defaults, file, opts)
+    source = file or "--opts"
+    if config.MODEL.MODE != defaults.MODEL.MODE:
+        raise ConfigError(
+            f"{source}: MODEL.MODE is {config.MODEL.MODE}, but this is the program for {defaults.MODEL.MODE}; "
+            f"run {config.MODEL.MODE}/train.py or test.py, or correct the file"
+        )
+    if config.OPTIM.NUM_EPOCHS > MOST_EPOCHS:
+        warnings.warn(
+            f"{source}: OPTIM.NUM_EPOCHS {config.OPTIM.NUM_EPOCHS:,} stretches the cosine until the learning rate is "
+            "constant; the paper trains 8,000 to 9,500 epochs of 66 steps",
+            stacklevel=2,
+        )
+    return config
+
+
+def parse_arguments(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line that every train.py has: --config FILE and --opts KEY VALUE ..."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="FILE", help="YAML file with the keys that differ from the defaults")
+    parser.add_argument(
+        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="single keys, e.g. OPTIM.BATCH_SIZE 8"
+    )
+    return parser.parse_args(argv)
 
 
 def save_config(config: CfgNode, file: str | Path) -> None:

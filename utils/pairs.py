@@ -63,9 +63,7 @@ def find_photographs(folders: Iterable[str | Path]) -> list[Pair]:
     Raises:
         PairError: a folder is missing or holds no image.
     """
-    return [
-        Pair(path.stem, None, path) for folder in folders for _, path in sorted(_images_by_name(Path(folder)).items())
-    ]
+    return [Pair(path.stem, None, path) for folder in folders for path in _images_by_name(Path(folder)).values()]
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:

@@ -23,14 +23,15 @@ class Patch(NamedTuple):
     degraded: torch.Tensor  # 3 x S x S uint8
     target: torch.Tensor  # 3 x S x S uint8
     orientation: int  # which of the eight flips and rotations utils.augment.orient applies
-    index: int  # into the pairs, so that an error can name the file
+    pair: int  # which of the pairs it is cut from, so that an error can name the file
 
 
 class PatchDataset(Dataset[Patch]):
     """Random square patches of `pairs`; a pair without input is degraded by `degradation` after the crop.
 
-    Keys are (epoch, index). `margin` pixels around the patch are degraded too and then cut off, so that what comes
-    from beyond its border is real. `cache` keeps decoded images in memory (fill it with `preload` before workers fork).
+    Keys are (epoch, index); an index beyond the pairs is one more look at one of them. `margin` pixels around the
+    patch are degraded too and then cut off, so that what comes from beyond its border is real. `cache` keeps decoded
+    images in memory (fill it with `preload` before workers fork).
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class PatchDataset(Dataset[Patch]):
     def __getitem__(self, key: Key) -> Patch:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        degraded, target = self._load(index)
+        number = index % len(self.pairs)
+        degraded, target = self._load(number)
         size = self.patch_size
-        top, left = random_corner(*target.shape[:2], size, rng)
+        height, width = target.shape[:2]
+        top, left = random_corner(height, width, size, rng)
         orientation = int(rng.integers(ORIENTATIONS))
         if degraded is None:
             around, margin = size + 2 * self.margin, self.margin
@@ -70,7 +73,7 @@ class PatchDataset(Dataset[Patch]):
             _channels_first(crop(degraded, top, left, size, size)),
             _channels_first(crop(target, top, left, size, size)),
             orientation,
-            index,
+            number,
         )
 
     def preload(self) -> None:
@@ -93,31 +96,38 @@ class PatchBatches(Sampler[list[Key]]):
     """The keys of every batch from `first_epoch` to `last_epoch` (counted from 1), for process `rank` of `world`.
 
     All processes draw the same shuffled epoch and take their share of each global batch, so that the batches do not
-    depend on the number of processes. The last batch of an epoch is filled up with the epoch's first samples.
+    depend on the number of processes. An epoch has `steps` batches; with 0, one pass over the data. What is missing
+    to whole passes or batches is filled up with the epoch's first samples.
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, first_epoch: int, last_epoch: int, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        first_epoch: int,
+        last_epoch: int,
+        steps: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if batch_size % world:
             raise ValueError(f"OPTIM.BATCH_SIZE {batch_size} cannot be shared equally by {world} processes")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.first_epoch, self.last_epoch = first_epoch, last_epoch
+        self.steps_per_epoch = steps or -(-length // batch_size)
         self.rank, self.world = rank, world
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in one epoch."""
-        return -(-self.length // self.batch_size)
 
     def __len__(self) -> int:
         return self.steps_per_epoch * (self.last_epoch - self.first_epoch + 1)
 
     def __iter__(self) -> Iterator[list[Key]]:
         share = self.batch_size // self.world
+        size = self.steps_per_epoch * self.batch_size
+        passes = max(1, size // self.length)
         for epoch in range(self.first_epoch, self.last_epoch + 1):
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-            order = np.resize(order, self.steps_per_epoch * self.batch_size)
+            order = np.random.default_rng((self.seed, epoch)).permutation(passes * self.length)
+            order = np.resize(order, size)  # cut short, or filled up from its beginning
             for start in range(self.rank * share, len(order), self.batch_size):
                 yield [(epoch, int(index)) for index in order[start : start + share]]
 

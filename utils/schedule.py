@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import warnings
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from warmup_scheduler import GradualWarmupScheduler
@@ -20,7 +21,7 @@ class Cosine(LRScheduler):
         self.epochs, self.lr_min = epochs, lr_min
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rates of epoch `last_epoch` + 1 of the cosine."""
         share = (1 + math.cos(math.pi * (self.last_epoch + 1) / self.epochs)) / 2
         return [self.lr_min + (base - self.lr_min) * share for base in self.base_lrs]

@@ -1,0 +1,27 @@
+"""Train M3SNet for deraining.
+
+    python Deraining/train.py --config Deraining/configs/quickstart.yml --opts OPTIM.NUM_EPOCHS 5
+    torchrun --nproc_per_node 2 Deraining/train.py --config Deraining/configs/m3snet32.yml
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from Deraining.config import DEFAULTS
+from Deraining.dataset import TASK
+from utils.config import load_task_config, parse_arguments
+from utils.trainer import ERRORS, train
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the training that the command line describes."""
+    arguments = parse_arguments(__doc__, argv)
+    train(load_task_config(DEFAULTS, arguments.config, arguments.opts), TASK)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ERRORS as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,186 @@
+"""Weights on disk: every layout in which M3SNet's are found is read, one is written. No file runs code.
+
+Files name parameters as the published checkpoints do; the modules here have clearer names. What a network looks like
+(width, blocks, with or without FFM and MHAMB) is found out from the tensors alone.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from models.m3snet import M3SNet
+
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
+
+Tensors = dict[str, torch.Tensor]
+
+# Where programs of the field put the tensors; an average of the weights is what they mean to be used.
+_CONTAINERS = ("params_ema", "params", "state_dict")
+# (published, ours); each is tried at the places where both grammars differ.
+_NAMES = (
+    (r"\bsca\.1\.", "sca.conv."),
+    (r"^middle\.(\d+)\.0\.", r"ffms.\1.block."),
+    (r"^middle_ups\.(\d+)\.0\.", r"ffms.\1.up.0."),
+)
+_NAMES_BACK = (
+    (r"\bsca\.conv\.", "sca.1."),
+    (r"^ffms\.(\d+)\.block\.", r"middle.\1.0."),
+    (r"^ffms\.(\d+)\.up\.0\.", r"middle_ups.\1.0."),
+)
+_SHOWN = 10
+
+
+class WeightsError(ValueError):
+    """A file that holds no usable weights of an M3SNet; the message names it and says why."""
+
+
+def load_model(weights: str | Path) -> M3SNet:
+    """A ready M3SNet in eval mode, from a .pth or .safetensors file, or by the name of released weights.
+
+    Files may be published checkpoints, with or without `module.` prefixes, {'state_dict'}, {'params'},
+    {'params_ema'} or bare tensors; half precision becomes float32. NAFNet's are M3SNet's without FFM and MHAMB.
+
+    Raises:
+        WeightsError: no such file or name, a file that would run code, or tensors that fit no M3SNet.
+    """
+    path = find_weights(weights)
+    tensors = from_published(read_tensors(path))
+    model = M3SNet(**detect(tensors, path))
+    _check_fit(model.state_dict(), tensors, path)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return model.eval()
+
+
+def save_weights(model: M3SNet, path: str | Path, half: bool = False) -> None:
+    """Write the weights as safetensors in the published parameter names, with the architecture as metadata.
+
+    `half` stores 16-bit floats: half the size, and a difference that 8-bit images hardly ever show.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in to_published(model.state_dict()).items()}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"architecture": "M3SNet", "config": json.dumps(model.config)})
+
+
+def released() -> dict[str, dict[str, Any]]:
+    """The released weights of pretrained/models.yml: name -> file, sha256, recipe, scores and origin."""
+    index = PRETRAINED / "models.yml"
+    return yaml.safe_load(index.read_text(encoding="utf-8")) if index.is_file() else {}
+
+
+def find_weights(weights: str | Path) -> Path:
+    """The file that a path or the name of released weights means; a released file is compared with its hash.
+
+    Raises:
+        WeightsError: there is no such file or name, or the released file is not the one that was released.
+    """
+    entry = released().get(str(weights))
+    if entry is None:
+        path = Path(weights)
+        if not path.is_file():
+            names = ", ".join(released()) or "none"
+            raise WeightsError(f"{path}: no such file, nor the name of released weights (there are: {names})")
+        return path
+    path = PRETRAINED / entry["file"]
+    if not path.is_file():
+        raise WeightsError(f"{path}: the released weights {weights!r} are missing; get the repository's file back")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        raise WeightsError(f"{path}: is not the file that was released as {weights!r} (sha256 differs); get it anew")
+    return path
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The named tensors of a .safetensors file or a PyTorch checkpoint, on the CPU, without `module.` prefixes.
+
+    Raises:
+        WeightsError: the file is damaged, holds no tensors, or would have to run code to be read.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable pickle"
+        raise WeightsError(
+            f"{path}: refused: it holds more than tensors, and reading it could run code in it, or it is no PyTorch "
+            f"file ({reason}). If you trust it, save torch.load(FILE, weights_only=False)['state_dict'] to a new file"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path}: damaged, or no file of weights ({error})") from error
+    for container in _CONTAINERS:
+        if isinstance(content, dict) and isinstance(content.get(container), Mapping):
+            content = content[container]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        raise WeightsError(f"{path}: expected named tensors, alone or under {', '.join(_CONTAINERS)}; found none")
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def from_published(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Published parameter names -> those of the modules here; other names stay as they are."""
+    return {_rename(name, _NAMES): tensor for name, tensor in tensors.items()}
+
+
+def to_published(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """The inverse of `from_published`."""
+    return {_rename(name, _NAMES_BACK): tensor for name, tensor in tensors.items()}
+
+
+def detect(tensors: Mapping[str, torch.Tensor], path: str | Path) -> dict[str, Any]:
+    """The constructor's arguments of the M3SNet that these tensors (in the names of the modules here) belong to.
+
+    Raises:
+        WeightsError: they are not those of an M3SNet; `path` is named.
+    """
+    intro = tensors.get("intro.weight")
+    levels = _count(tensors, r"downs\.(\d+)\.")
+    if intro is None or intro.ndim != 4 or not levels:
+        raise WeightsError(f"{path}: not the weights of an M3SNet or NAFNet; its tensors begin {_some(tensors)}")
+    return {
+        "img_channel": intro.shape[1],
+        "width": intro.shape[0],
+        "middle_blk_num": _count(tensors, r"middle_blks\.(\d+)\."),
+        "enc_blk_nums": tuple(_count(tensors, rf"encoders\.{level}\.(\d+)\.") for level in range(levels)),
+        "dec_blk_nums": tuple(_count(tensors, rf"decoders\.{level}\.(\d+)\.") for level in range(levels)),
+        "ffm": any(name.startswith("ffms.") for name in tensors),
+        "mhamb": not any(name.startswith("middle_blks.0.conv1") for name in tensors),
+    }
+
+
+def _rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _count(tensors: Iterable[str], pattern: str) -> int:
+    return 1 + max((int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=-1)
+
+
+def _check_fit(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: Path) -> None:
+    problems = [f"missing {name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in found]
+    problems += [f"unexpected {name} {tuple(tensor.shape)}" for name, tensor in found.items() if name not in expected]
+    problems += [
+        f"misshapen {name}: expected {tuple(tensor.shape)}, found {tuple(found[name].shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise WeightsError(f"{path}: not the tensors of an M3SNet:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(list(names)[:5]) or "nowhere: there are none"

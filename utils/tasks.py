@@ -1,0 +1,94 @@
+"""What a task is: the few facts in which deblurring and deraining differ, and the configuration they share."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark: where it lies below DATA.ROOT, how it is scored, and what the paper reports."""
+
+    folder: str  # holds input/ and target/
+    protocol: str  # a key of utils.metrics.PROTOCOLS
+    paper: Mapping[str, tuple[float, float]]  # network size -> (PSNR, SSIM)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A restoration task, as the training and evaluation programs need to know it."""
+
+    name: str  # MODEL.MODE: Deblurring or Deraining
+    degradation: str  # a key of utils.synthesis.DEGRADATIONS, for sharp photographs without a degraded partner
+    protocol: str  # how validation images are scored
+    weights: str  # the released weights that test.py uses unless told otherwise
+    test_sets: Mapping[str, Benchmark]
+
+    def is_test_set(self, folder: str | Path) -> bool:
+        """Whether a folder looks like one of the known benchmarks' test images."""
+        parts = {part.lower() for part in Path(folder).parts}
+        return "test" in parts or any(name.lower() in parts for name in self.test_sets)
+
+
+def default_config(mode: str) -> CfgNode:
+    """The keys both tasks share. Upper half: those of MPRNet's and the published files; the rest is this project's."""
+    config = CfgNode()
+    config.GPU = [0]  # CUDA devices this run may see; without CUDA it has no effect
+    config.VERBOSE = False  # print the resolved configuration at the start
+
+    config.MODEL = CfgNode()
+    config.MODEL.MODE = mode
+    config.MODEL.SESSION = "m3snet32"  # name of the run
+    config.MODEL.NAME = "M3SNet-32"  # a size in models.SIZES
+    config.MODEL.FFM = True  # false: plain skips (ablation)
+    config.MODEL.MHAMB = True  # false: a NAFBlock as bridge (ablation)
+
+    config.OPTIM = CfgNode()
+    config.OPTIM.NAME = "Adam"  # or AdamW
+    config.OPTIM.BATCH_SIZE = 32  # images per optimizer step, over all processes
+    config.OPTIM.ACCUMULATE = 1  # parts each process cuts its share of the batch into, to save memory
+    config.OPTIM.NUM_EPOCHS = 8000
+    config.OPTIM.NEPOCH_DECAY = [100]  # accepted because files of the field set it; the cosine has no such step
+    config.OPTIM.WARMUP_EPOCHS = 3
+    config.OPTIM.LR_INITIAL = 1e-3
+    config.OPTIM.LR_MIN = 1e-6
+    config.OPTIM.BETA1 = 0.9
+    config.OPTIM.BETA2 = 0.999
+    config.OPTIM.WEIGHT_DECAY = 0.0
+    config.OPTIM.CLIP_NORM = 0.0  # largest gradient norm; 0: no clipping
+
+    config.TRAINING = CfgNode()
+    config.TRAINING.VAL_AFTER_EVERY = 20  # epochs
+    config.TRAINING.RESUME = "auto"  # auto: go on where SESSION stopped, if it did; a path; or false
+    config.TRAINING.TRAIN_PS = 256
+    config.TRAINING.VAL_PS = 256
+    config.TRAINING.TRAIN_DIR = ""  # holds input/ and target/; "": none
+    config.TRAINING.VAL_DIR = ""  # "": validation images are split from the training images, by scene
+    config.TRAINING.SAVE_DIR = "./checkpoints"
+    config.TRAINING.SAVE_IMAGES = False  # write the restored validation images at every validation
+
+    config.TRAINING.SHARP_DIRS = []  # folders of sharp photographs, degraded on the fly; "samples": the bundled ones
+    config.TRAINING.WEIGHTS = ""  # start from these weights (a file or a released name): fine-tuning
+    config.TRAINING.VAL_COUNT = 64  # images split from the training set for validation
+    config.TRAINING.VAL_ON_TEST_SET = False  # use a VAL_DIR that is a test set: scores on it are then no test scores
+    config.TRAINING.EPOCH_STEPS = 0  # optimizer steps in one epoch; 0: one pass over the training images
+    config.TRAINING.SEED = 1234
+    config.TRAINING.NUM_WORKERS = 8
+    config.TRAINING.CACHE = "none"  # ram: keep decoded images in memory
+    config.TRAINING.PRECISION = "fp32"  # or bf16, fp16
+    config.TRAINING.EMA_DECAY = 0.0  # e.g. 0.999: validate and release an exponential moving average of the weights
+    config.TRAINING.CHECKPOINT_EVERY = 100  # epochs between numbered checkpoints
+    config.TRAINING.KEEP = 3  # numbered checkpoints that stay
+    config.TRAINING.LOG_EVERY = 50  # steps
+    config.TRAINING.NONFINITE_LIMIT = 1  # steps in a row whose loss is not finite before the run stops
+
+    config.DATA = CfgNode()
+    config.DATA.ROOT = "Datasets"  # where test sets lie
+
+    config.TEST = CfgNode()
+    config.TEST.DATASETS = []  # names of the task's test sets; []: all that are there
+    config.TEST.TLC = True  # test-time local converter, for the patch size TRAIN_PS
+    return config
