@@ -1,7 +1,7 @@
 """The network: M3SNet and its parts. Nothing in here knows of training."""
 from models.blocks import SCA, LayerNorm2d, NAFBlock, SimpleGate
 from models.local import local_pooling
-from models.m3snet import FFM, MHAMB, SIZES, M3SNet, create_model
+from models.m3snet import FFM, MHAMB, SIZES, M3SNet, create_model, size_name
 from models.weights import WeightsError, load_model, save_weights
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "load_model",
     "local_pooling",
     "save_weights",
+    "size_name",
 ]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 ENLARGEMENT = 1.5  # of the window over the training patch, as published
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class LocalAvgPool2d(nn.Module):
@@ -35,7 +38,7 @@ class LocalAvgPool2d(nn.Module):
         return _local_mean(_local_mean(x.float(), height, -2), width, -1).to(x.dtype)
 
 
-def local_pooling(model: nn.Module, patch_size: int) -> nn.Module:
+def local_pooling(model: Model, patch_size: int) -> Model:
     """A copy of `model`, trained on `patch_size` x `patch_size` patches, whose global average pools are local ones.
 
     Finds `nn.AdaptiveAvgPool2d(1)`. The copy shares no memory with `model`, which stays as it is.

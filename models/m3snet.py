@@ -103,6 +103,8 @@ class M3SNet(nn.Module):
             "ffm": ffm,
             "mhamb": mhamb,
         }
+        # Side of the patches it was trained on, where that is known: the windows of TLC follow from it.
+        self.patch_size: int | None = None
         levels = len(enc_blk_nums)
         chs = [width * 2**level for level in range(levels + 1)]
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
@@ -169,6 +171,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "M3SNet-S": {"width": 16, "enc_blk_nums": (1, 1, 1, 28)},
     "M3SNet-T": {"width": 8, "enc_blk_nums": (1, 1, 1, 28)},
 }
+
+
+def size_name(model: M3SNet) -> str | None:
+    """The name in `SIZES` of a network; None where it has none, or lacks FFM or MHAMB."""
+    common = {"img_channel": 3, "middle_blk_num": 1, "dec_blk_nums": (1, 1, 1, 1), "ffm": True, "mhamb": True}
+    return next((name for name, size in SIZES.items() if model.config == {**common, **size}), None)
 
 
 def create_model(name: str, ffm: bool = True, mhamb: bool = True) -> M3SNet:

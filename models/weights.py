@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from models.m3snet import M3SNet
 
@@ -54,10 +54,12 @@ def load_model(weights: str | Path) -> M3SNet:
         WeightsError: no such file or name, a file that would run code, or tensors that fit no M3SNet.
     """
     path = find_weights(weights)
-    tensors = from_published(read_tensors(path))
+    content, patch_size = _read(path)
+    tensors = from_published(content)
     model = M3SNet(**detect(tensors, path))
     _check_fit(model.state_dict(), tensors, path)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    model.patch_size = patch_size
     return model.eval()
 
 
@@ -70,7 +72,10 @@ def save_weights(model: M3SNet, path: str | Path, half: bool = False) -> None:
     tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in to_published(model.state_dict()).items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"architecture": "M3SNet", "config": json.dumps(model.config)})
+    metadata = {"architecture": "M3SNet", "config": json.dumps(model.config)}
+    if model.patch_size is not None:
+        metadata["patch_size"] = str(model.patch_size)
+    save_file(tensors, path, metadata=metadata)
 
 
 def released() -> dict[str, dict[str, Any]]:
@@ -100,17 +105,17 @@ def find_weights(weights: str | Path) -> Path:
     return path
 
 
-def read_tensors(path: Path) -> Tensors:
-    """The named tensors of a .safetensors file or a PyTorch checkpoint, on the CPU, without `module.` prefixes.
-
-    Raises:
-        WeightsError: the file is damaged, holds no tensors, or would have to run code to be read.
-    """
+def _read(path: Path) -> tuple[Tensors, int | None]:
+    """The named tensors of a file, on the CPU, without `module.` prefixes; and the training patches' size, if known."""
+    content: Any
     try:
         if path.suffix == ".safetensors":
-            content: Any = load_file(path)
+            with safe_open(path, "pt") as file:
+                patch_size = (file.metadata() or {}).get("patch_size")
+                content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+            patch_size = _trained_on(content)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable pickle"
         raise WeightsError(
@@ -125,7 +130,14 @@ def read_tensors(path: Path) -> Tensors:
             break
     if not isinstance(content, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise WeightsError(f"{path}: expected named tensors, alone or under {', '.join(_CONTAINERS)}; found none")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return tensors, int(patch_size) if patch_size is not None else None
+
+
+def _trained_on(checkpoint: Any) -> int | None:
+    """TRAINING.TRAIN_PS of the configuration that a checkpoint of this project carries."""
+    config = checkpoint.get("config") if isinstance(checkpoint, Mapping) else None
+    return config["TRAINING"]["TRAIN_PS"] if config else None
 
 
 def from_published(tensors: Mapping[str, torch.Tensor]) -> Tensors:

@@ -10,6 +10,8 @@ from torch import nn
 from models import load_model, local_pooling
 from utils.images import to_image, to_tensor
 
+PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were trained on
+
 
 def restore(model: nn.Module, image: np.ndarray) -> np.ndarray:
     """Restore an H x W x 3 uint8 RGB image on the model's device; the same shape and type come back.
@@ -25,19 +27,19 @@ def restore(model: nn.Module, image: np.ndarray) -> np.ndarray:
 
 
 def load_restorer(
-    weights: str | Path, tlc: bool = True, patch_size: int = 256, device: str | torch.device | None = None
+    weights: str | Path, tlc: bool = True, patch_size: int | None = None, device: str | torch.device | None = None
 ) -> nn.Module:
     """A network ready for `restore`, from a file or the name of released weights.
 
-    With `tlc` it pools locally, as it did in training on patches of `patch_size`. Without `device` it runs on CUDA,
-    else on MPS, else on the CPU.
+    With `tlc` it pools locally, as it did in training on patches of `patch_size`: by default what the weights say, or
+    else the published 256. Without `device` it runs on CUDA, else on MPS, else on the CPU.
 
     Raises:
         WeightsError: no such weights, or not those of an M3SNet.
     """
-    model: nn.Module = load_model(weights)
+    model = load_model(weights)
     if tlc:
-        model = local_pooling(model, patch_size)
+        model = local_pooling(model, patch_size or model.patch_size or PUBLISHED_PATCH)
     return model.to(device or best_device()).to(memory_format=torch.channels_last)
 
 
