@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from Deraining.config import DEFAULTS
 from Deraining.dataset import TASK
-from utils.config import load_task_config, parse_arguments
+from utils.config import argument_parser, load_task_config
 from utils.trainer import ERRORS, train
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the training that the command line describes."""
-    arguments = parse_arguments(__doc__, argv)
+    arguments = argument_parser(__doc__).parse_args(argv)
     train(load_task_config(DEFAULTS, arguments.config, arguments.opts), TASK)
 
 

@@ -156,14 +156,14 @@ def test_comparison_sheet_shows_each_image_in_its_place(tmp_path: Path) -> None:
     photograph = data.astronaut()
     small, wide = photograph[:200, :300], np.tile(photograph, (1, 3, 1))
     rows = [
-        ("small", small // 2, small // 4, small, "input 20.00 dB, restored 25.00 dB"),
-        ("wide", wide // 2, wide // 4, wide, ""),
+        ("small", {"input": small // 2, "restored": small // 4, "target": small}, "input 20.00 dB, restored 25.00 dB"),
+        ("wide", {"input": wide // 2, "restored": wide // 4, "target": wide}, ""),
     ]
     comparison_sheet(rows, tmp_path / "fig" / "sheet.png")
     sheet = read_image(tmp_path / "fig" / "sheet.png")
-    assert sheet.shape[1] == 3 * 480 + 2 * 10 + 2 * 24
+    assert sheet.shape[1] == 3 * 400 + 2 * 10 + 2 * 24
     places = []
-    for image in rows[0][1:4]:
+    for image in rows[0][1].values():
         # Where the first row of an image stands in the sheet, by its pixels.
         hits = [
             (y, x)

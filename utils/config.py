@@ -69,14 +69,14 @@ def load_task_config(defaults: CfgNode, file: str | Path | None, opts: Sequence[
     return config
 
 
-def parse_arguments(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line that every train.py has: --config FILE and --opts KEY VALUE ..."""
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line that every program of a task has: --config FILE and --opts KEY VALUE ..."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="YAML file with the keys that differ from the defaults")
     parser.add_argument(
         "--opts", nargs="*", default=[], metavar="KEY VALUE", help="single keys, e.g. OPTIM.BATCH_SIZE 8"
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def save_config(config: CfgNode, file: str | Path) -> None:

@@ -2,7 +2,7 @@
 
 | protocol | papers on | scores |
 |---|---|---|
-| `y` | deraining (Rain13K's test sets) | 8-bit luma; PSNR, SSIM over the valid region |
+| `y` | deraining (Rain13K's test sets) | 8-bit luma; PSNR, SSIM over the valid region; `psnr_rgb`, `ssim_rgb` |
 | `rgb` | deblurring (GoPro, HIDE) | 8-bit RGB; PSNR, SSIM of the image as one 3-D volume, `ssim_2d` per channel |
 | `aligned` | RealBlur | the restored image is first brought to the target's brightness and position |
 
@@ -70,10 +70,15 @@ def ssim_3d(restored: np.ndarray, target: np.ndarray) -> float:
 
 
 def score_y(restored: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Protocol `y`: {"psnr", "ssim"} of the 8-bit luma."""
+    """Protocol `y`: {"psnr", "ssim"} of the 8-bit luma, and the same of RGB, {"psnr_rgb", "ssim_rgb"}."""
     _check(restored, target)
-    restored, target = rgb_to_y(restored), rgb_to_y(target)
-    return {"psnr": psnr(restored, target), "ssim": ssim(restored, target)}
+    luma = rgb_to_y(restored), rgb_to_y(target)
+    return {
+        "psnr": psnr(*luma),
+        "ssim": ssim(*luma),
+        "psnr_rgb": psnr(restored, target),
+        "ssim_rgb": ssim(restored, target),
+    }
 
 
 def score_rgb(restored: np.ndarray, target: np.ndarray) -> dict[str, float]:

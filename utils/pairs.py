@@ -45,7 +45,7 @@ def find_pairs(root: str | Path) -> list[Pair]:
         raise PairError(f"{root}: no such folder; expected one that holds input/ and target/")
     for degraded, sharp in _FOLDERS:
         if (root / degraded).is_dir() or (root / sharp).is_dir():
-            return _pair_folders(root / degraded, root / sharp)
+            return pair_folders(root / degraded, root / sharp)
     scenes = natsorted((path for path in root.iterdir() if (path / "sharp").is_dir()), key=lambda path: path.name)
     if not scenes:
         raise PairError(f"{root}: expected the folders input/ and target/, or scenes that hold blur/ and sharp/")
@@ -53,7 +53,7 @@ def find_pairs(root: str | Path) -> list[Pair]:
         # The original tree numbers every scene from 1: the scene keeps names apart, as the community's PNGs do.
         Pair(f"{scene.name}-{pair.name}", pair.input, pair.target)
         for scene in scenes
-        for pair in _pair_folders(scene / "blur", scene / "sharp")
+        for pair in pair_folders(scene / "blur", scene / "sharp")
     ]
 
 
@@ -152,7 +152,8 @@ def _images_by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _pair_folders(degraded: Path, sharp: Path) -> list[Pair]:
+def pair_folders(degraded: Path, sharp: Path) -> list[Pair]:
+    """The pairs of two folders of images, by file name without suffix, in natural order; see `find_pairs`."""
     inputs, targets = _images_by_name(degraded), _images_by_name(sharp)
     lonely = [str(inputs[name]) for name in inputs if name not in targets]
     lonely += [str(targets[name]) for name in targets if name not in inputs]

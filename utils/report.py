@@ -17,17 +17,20 @@ from utils.images import write_image
 
 Result = Mapping[str, Any]  # what utils.evaluator.evaluate returns
 Paper = Mapping[str, tuple[float, float]]  # set -> published PSNR, SSIM
-Row = tuple[str, np.ndarray, np.ndarray, np.ndarray, str]  # name, input, restored, target, caption
+Row = tuple[str, Mapping[str, np.ndarray], str]  # name, title -> image, caption
 
 _HEADER = ("Set", "Images", "PSNR", "SSIM", "Protocol", "Input", "Gain", "Paper")
 _WIDTH = 80
 _TEXT_COLUMNS = ("Set", "Protocol")  # aligned left, as text is; numbers are aligned right
 _EXTRAS = {
+    "psnr_rgb": ("PSNR over RGB", "{:.2f}"),
+    "ssim_rgb": ("SSIM of each RGB channel (2-D)", "{:.4f}"),
     "ssim_2d": ("SSIM of each channel alone (2-D)", "{:.4f}"),
     "aligned": ("share of images that could be aligned", "{:.3f}"),
 }
 
-_PANEL = 480  # pixels: a sheet of three fits a 1600-pixel screen
+_PANEL = 400  # pixels: a sheet of four fits a 1700-pixel screen
+_AMPLIFIED = 4  # what an error map multiplies errors by, so that the eye sees them
 _GAP, _MARGIN = 10, 24
 _TITLE, _TEXT = 20, 17  # letter heights
 _INK, _GRAY, _WHITE = (32, 33, 36), (105, 110, 118), 255
@@ -36,10 +39,13 @@ _INK, _GRAY, _WHITE = (32, 33, 36), (105, 110, 118), 255
 def format_table(results: Sequence[Result], paper: Paper | None = None) -> str:
     """The results of `utils.evaluator.evaluate` as an aligned text table, one line per set, and notes under it.
 
-    Sets scored by one protocol also get a line with the mean of their means. With `paper` there is one more column.
+    Sets scored by one protocol also get a line with the mean of their means. Columns for which there is nothing to
+    say (no `paper`, no degraded images) are left out.
     """
     sets, means = [_line(result, paper or {}) for result in results], []
-    notes = ["Input: PSNR of the degraded images; Gain: what restoring them adds; both in dB."]
+    notes = []
+    if any("input_psnr" in result for result in results):
+        notes.append("Input: PSNR of the degraded images; Gain: what restoring them adds; both in dB.")
     for protocol in dict.fromkeys(result["protocol"] for result in results):
         group = [result for result in results if result["protocol"] == protocol]
         if len(group) > 1:
@@ -49,7 +55,8 @@ def format_table(results: Sequence[Result], paper: Paper | None = None) -> str:
     for key, (meaning, form) in _EXTRAS.items():
         if values := [f"{result['dataset']} {form.format(result[key])}" for result in results if key in result]:
             notes.append(f"{key}, {meaning}: {', '.join(values)}.")
-    lines = _align([_HEADER, *sets, *means] if paper else [line[:-1] for line in (_HEADER, *sets, *means)])
+    header = [title for title in _HEADER if any(title in line for line in sets)]
+    lines = _align([header, *([line.get(title, "") for title in header] for line in (*sets, *means))])
     rule = "-" * len(lines[0])
     lines.insert(1, rule)
     if means:
@@ -70,30 +77,38 @@ def write_results(results: Sequence[Result], path: str | Path) -> None:
     partial.replace(path)
 
 
-def comparison_sheet(rows: Sequence[Row], path: str | Path) -> None:
-    """Write a picture with one row per image: input | restored | target, and under them its name and caption.
+def error_map(restored: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Where two H x W x 3 uint8 images differ: black is equal, yellow an error of 64 levels and more; same shape."""
+    error = np.abs(restored.astype(np.int16) - target).mean(axis=2) * _AMPLIFIED
+    colours = cv2.applyColorMap(np.clip(np.rint(error), 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
 
-    Images are H x W x 3 uint8 RGB; those wider or higher than 480 pixels are scaled down to that. The font
-    knows Latin letters only.
+
+def comparison_sheet(rows: Sequence[Row], path: str | Path) -> None:
+    """Write a picture with one row per sample: its images side by side, and under them its name and caption.
+
+    Images are H x W x 3 uint8 RGB, titled by their keys, which are the same in every row; those wider or higher than
+    400 pixels are scaled down to that. The font knows Latin letters only.
 
     Raises:
         ValueError: there are no rows.
     """
     if not rows:
         raise ValueError(f"{path}: a comparison sheet needs at least one image")
-    panels = [[_fit(image) for image in images] for _, *images, _ in rows]
+    titles = list(rows[0][1])
+    panels = [[_fit(images[name]) for name in titles] for _, images, _ in rows]
     column = max(_PANEL // 2, *(image.shape[1] for row in panels for image in row))  # not too narrow for the caption
     heights = [max(image.shape[0] for image in row) for row in panels]
     head, caption_height = _MARGIN + _TITLE + 12, _TEXT + 26
-    width = 3 * column + 2 * _GAP + 2 * _MARGIN
+    width = len(titles) * column + (len(titles) - 1) * _GAP + 2 * _MARGIN
     canvas = Image.new("RGB", (width, head + sum(heights) + len(rows) * caption_height), (_WHITE,) * 3)
     draw = ImageDraw.Draw(canvas)
     title, text = ImageFont.load_default(_TITLE), ImageFont.load_default(_TEXT)
-    lefts = [_MARGIN + i * (column + _GAP) for i in range(3)]
-    for left, word in zip(lefts, ("input", "restored", "target"), strict=True):
+    lefts = [_MARGIN + i * (column + _GAP) for i in range(len(titles))]
+    for left, word in zip(lefts, titles, strict=True):
         draw.text((left + column // 2, head - 12), word, _INK, title, anchor="ms")
     top = head
-    for images, height, (name, *_, caption) in zip(panels, heights, rows, strict=True):
+    for images, height, (name, _, caption) in zip(panels, heights, rows, strict=True):
         for left, image in zip(lefts, images, strict=True):
             canvas.paste(Image.fromarray(image), (left + (column - image.shape[1]) // 2, top))
         top += height + caption_height
@@ -102,25 +117,28 @@ def comparison_sheet(rows: Sequence[Row], path: str | Path) -> None:
     write_image(path, np.asarray(canvas))
 
 
-def _line(result: Result, paper: Paper) -> tuple[str, ...]:
-    psnr, ssim, before = result["psnr"], result["ssim"], result["input_psnr"]
-    published = paper.get(result["dataset"])
-    return (
-        result["dataset"],
-        str(result["images"]),
-        f"{psnr:.2f}",
-        f"{ssim:.4f}",
-        result["protocol"],
-        f"{before:.2f}",
-        f"{psnr - before:+.2f}",
-        f"{published[0]:.2f} / {published[1]:.3f}" if published else "",
-    )
+def _line(result: Result, paper: Paper) -> dict[str, str]:
+    """The cells of one line by column."""
+    cells = {
+        "Set": result["dataset"],
+        "Images": str(result["images"]),
+        "PSNR": f"{result['psnr']:.2f}",
+        "SSIM": f"{result['ssim']:.4f}",
+        "Protocol": result["protocol"],
+    }
+    if "input_psnr" in result:
+        cells["Input"] = f"{result['input_psnr']:.2f}"
+        cells["Gain"] = f"{result['psnr'] - result['input_psnr']:+.2f}"
+    if published := paper.get(result["dataset"]):
+        cells["Paper"] = f"{published[0]:.2f} / {published[1]:.3f}"
+    return cells
 
 
 def _mean(group: Sequence[Result], paper: Paper) -> tuple[Result, Paper]:
     """The mean over sets of their means, and that of the paper where it has them all."""
     name = f"mean of {len(group)}"
-    mean = {key: fmean(result[key] for result in group) for key in ("psnr", "ssim", "input_psnr")}
+    keys = [key for key in ("psnr", "ssim", "input_psnr") if all(key in result for result in group)]
+    mean = {key: fmean(result[key] for result in group) for key in keys}
     images = sum(result["images"] for result in group)
     published = [paper[result["dataset"]] for result in group if result["dataset"] in paper]
     complete = len(published) == len(group)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import load_model, local_pooling
+from models import M3SNet, load_model, local_pooling
 from utils.images import to_image, to_tensor
 
 PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were trained on
@@ -28,7 +28,7 @@ def restore(model: nn.Module, image: np.ndarray) -> np.ndarray:
 
 def load_restorer(
     weights: str | Path, tlc: bool = True, patch_size: int | None = None, device: str | torch.device | None = None
-) -> nn.Module:
+) -> M3SNet:
     """A network ready for `restore`, from a file or the name of released weights.
 
     With `tlc` it pools locally, as it did in training on patches of `patch_size`: by default what the weights say, or

@@ -1,0 +1,34 @@
+"""Restore and score the deraining test sets, or the bundled samples where there are none.
+
+    python Deraining/test.py
+    python Deraining/test.py --weights FILE --results DIR --opts DATA.ROOT DIR TEST.DATASETS "['Rain100L', 'Test100']"
+    python Deraining/test.py --score RESTORED --target SHARP
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from Deraining.config import DEFAULTS
+from Deraining.dataset import TASK
+from utils.config import load_task_config
+from utils.evaluator import ERRORS, evaluate_task, parse_arguments, score_folders
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the evaluation that the command line describes."""
+    arguments = parse_arguments(__doc__, argv)
+    config = load_task_config(DEFAULTS, arguments.config, arguments.opts)
+    results = arguments.results or Path("results") / TASK.name
+    if arguments.score:
+        score_folders(arguments.score, arguments.target, TASK, results)
+    else:
+        evaluate_task(config, TASK, arguments.weights or TASK.weights, results)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ERRORS as error:
+        sys.exit(f"error: {error}")
