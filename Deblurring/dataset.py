@@ -1,5 +1,5 @@
 """The deblurring benchmarks: where each lies below DATA.ROOT, how it is scored, what the paper reports."""
-from utils.tasks import Benchmark, Task
+from utils.tasks import Benchmark, Task, TrainingSet
 
 TASK = Task(
     name="Deblurring",
@@ -7,10 +7,19 @@ TASK = Task(
     protocol="rgb",
     weights="deblur",
     test_sets={
-        "GoPro": Benchmark("GoPro/test", "rgb", {"M3SNet-32": (32.91, 0.965), "M3SNet-64": (33.74, 0.967)}),
-        "HIDE": Benchmark("HIDE/test", "rgb", {"M3SNet-32": (30.92, 0.948), "M3SNet-64": (31.49, 0.951)}),
-        "RealBlur-J": Benchmark("RealBlur_J/test", "aligned", {}),
-        "RealBlur-R": Benchmark("RealBlur_R/test", "aligned", {}),
+        "GoPro": Benchmark(
+            "GoPro/test", "rgb", {"M3SNet-32": (32.91, 0.965), "M3SNet-64": (33.74, 0.967)}, images=(1111,)
+        ),
+        "HIDE": Benchmark(
+            "HIDE/test", "rgb", {"M3SNet-32": (30.92, 0.948), "M3SNet-64": (31.49, 0.951)}, images=(2025,)
+        ),
+        "RealBlur-J": Benchmark("RealBlur_J/test", "aligned", {}, images=(980,)),
+        "RealBlur-R": Benchmark("RealBlur_R/test", "aligned", {}, images=(980,)),
         "REDS320": Benchmark("REDS320/test", "rgb", {}),
+    },
+    train_sets={
+        "GoPro": TrainingSet("GoPro/train", images=(2103,)),
+        "RealBlur-J": TrainingSet("RealBlur_J/train", images=(3758,)),
+        "RealBlur-R": TrainingSet("RealBlur_R/train", images=(3758,)),
     },
 )

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -15,6 +15,15 @@ class Benchmark:
     folder: str  # holds input/ and target/
     protocol: str  # a key of utils.metrics.PROTOCOLS
     paper: Mapping[str, tuple[float, float]]  # network size -> (PSNR, SSIM)
+    images: tuple[int, ...] = ()  # how many pairs the published set has, every count in use; (): none is published
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One training set: where it lies below DATA.ROOT, and how many pairs the published one has."""
+
+    folder: str  # holds input/ and target/
+    images: tuple[int, ...] = ()  # as in Benchmark
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Task:
     protocol: str  # how validation images are scored
     weights: str  # the released weights that test.py uses unless told otherwise
     test_sets: Mapping[str, Benchmark]
+    train_sets: Mapping[str, TrainingSet] = field(default_factory=dict)
 
     def is_test_set(self, folder: str | Path) -> bool:
         """Whether a folder looks like one of the known benchmarks' test images."""
