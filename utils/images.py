@@ -4,6 +4,7 @@ On disk and in numpy an image is H x W x 3 uint8 RGB; as a tensor it is N x 3 x 
 """
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Gray images become three equal channels, an alpha channel is dropped, 16-bit values are rounded to 8.
 
     Raises:
-        ImageError: the file is missing, empty, or not an image that OpenCV reads.
+        ImageError: the file is missing, empty, cut off, or not an image that OpenCV reads.
     """
     path = Path(path)
     try:
@@ -38,12 +39,15 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
     if data.size == 0:
         raise ImageError(f"{path}: the file is empty (0 bytes)")
+    # Before decoding: OpenCV fills what a cut JPEG lacks with gray, or (4.10) with the last image it decoded.
+    if _is_cut_off(data.data):
+        raise ImageError(f"{path}: the image is cut off after {data.size:,} bytes; copy or download it again")
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise ImageError(f"{path}: cannot be decoded ({error.err})") from error
     if image is None:
-        raise ImageError(f"{path}: not an image OpenCV can read, or damaged")
+        raise ImageError(f"{path}: not an image OpenCV can read, or damaged or cut off")
     if image.dtype == np.uint16:
         image = np.round(image / 257.0).astype(np.uint8)
     if image.dtype != np.uint8:
@@ -69,6 +73,36 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         raise ImageError(f"{path}: could not be encoded as '{path.suffix}'")
     path.parent.mkdir(parents=True, exist_ok=True)
     data.tofile(path)
+
+
+# In JPEG's compressed data FF 00 is a value, FF D0 to FF D7 are restarts, further FF are padding: all else is a marker.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def _is_cut_off(data: memoryview) -> bool:
+    """Whether a JPEG or PNG file stops before its own end mark; bytes after that mark are not looked at.
+
+    Walks from segment to segment, so that the end mark of a thumbnail inside is not taken for that of the image.
+    False for every other format: OpenCV refuses those when they are cut (tests/test_images.py).
+    """
+    if data[:2] == b"\xff\xd8":
+        place = 2
+        while found := _JPEG_MARKER.search(data, place):
+            marker, place = found[1][0], found.end()
+            if marker == 0xD9:
+                return False
+            if marker not in (0x01, 0xD8):  # all others are followed by their length, which counts its own two bytes
+                place += int.from_bytes(data[place : place + 2], "big")
+        return True
+    if data[:8] == _PNG_SIGNATURE:
+        place = 8
+        while place + 12 <= len(data):  # length, name, contents, checksum
+            if data[place + 4 : place + 8] == b"IEND":
+                return False
+            place += 12 + int.from_bytes(data[place : place + 4], "big")
+        return True
+    return False
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:

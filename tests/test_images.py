@@ -1,0 +1,152 @@
+"""Reading and writing images: every depth and channel count, and files that were cut off."""
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from utils.images import ImageError, read_image, to_image, to_tensor, write_image
+
+PHOTO = data.astronaut()[100:260, 150:350]  # H x W x 3
+GRAY = cv2.cvtColor(PHOTO, cv2.COLOR_RGB2GRAY)
+
+# What is lossless must come back exactly; the name says the suffix.
+ENCODERS = {
+    "baseline.jpg": (cv2.IMWRITE_JPEG_QUALITY, 95),
+    "progressive.jpg": (cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restarts.jpg": (cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
+    "plain.png": (cv2.IMWRITE_PNG_COMPRESSION, 3),
+    "lossy.webp": (cv2.IMWRITE_WEBP_QUALITY, 80),
+    "lossless.webp": (cv2.IMWRITE_WEBP_QUALITY, 101),
+    "raw.tif": (cv2.IMWRITE_TIFF_COMPRESSION, 1),
+    "lzw.tif": (cv2.IMWRITE_TIFF_COMPRESSION, 5),
+    "plain.bmp": (),
+    "plain.ppm": (),
+}
+
+
+def encode(name: str, image: np.ndarray) -> bytes:
+    """An RGB, RGBA or gray image as the bytes of a file."""
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR)
+    suffix = ".pgm" if name.endswith(".ppm") and image.ndim == 2 else Path(name).suffix
+    return cv2.imencode(suffix, image, ENCODERS.get(name, ()))[1].tobytes()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("image", [PHOTO, GRAY], ids=["color", "gray"])
+def test_a_cut_file_is_an_error_that_names_it_wherever_it_was_cut(tmp_path, name, image):
+    whole = encode(name, image)
+    path = tmp_path / name
+    path.write_bytes(whole)
+    read_image(path)
+    for length in (3, 20, len(whole) // 5, len(whole) // 2, len(whole) * 9 // 10, len(whole) - 20, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ImageError, match=name):
+            read_image(path)
+
+
+@pytest.mark.parametrize("name", ["baseline.jpg", "progressive.jpg", "restarts.jpg", "plain.png"])
+def test_a_file_that_a_broken_download_filled_with_zeros_is_an_error(tmp_path, name):
+    whole = encode(name, PHOTO)
+    path = tmp_path / name
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) // 2))
+    with pytest.raises(ImageError, match=rf"{name}.*cut off"):
+        read_image(path)
+
+
+def test_the_end_mark_of_a_thumbnail_is_not_the_end_of_the_photograph(tmp_path):
+    buffer, thumbnail = io.BytesIO(), io.BytesIO()
+    Image.fromarray(PHOTO).resize((40, 32)).save(thumbnail, "JPEG")
+    assert b"\xff\xd9" in thumbnail.getvalue()
+    Image.fromarray(PHOTO).save(buffer, "JPEG", exif=b"Exif\0\0" + thumbnail.getvalue(), quality=90)
+    whole = buffer.getvalue()
+    path = tmp_path / "camera.jpg"
+    path.write_bytes(whole)
+    assert read_image(path).shape == PHOTO.shape
+    path.write_bytes(whole[:-200])
+    with pytest.raises(ImageError, match="cut off"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_bytes_after_the_end_do_no_harm(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(encode(name, PHOTO))
+    expected = read_image(path)
+    path.write_bytes(path.read_bytes() + b"\0\xff\xd8 trailing \xff" * 9)
+    assert np.array_equal(read_image(path), expected)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bits_are_rounded_to_8(tmp_path, suffix):
+    levels = np.linspace(0, 65535, 150 * 60).round().astype(np.uint16).reshape(50, 60, 3)
+    path = tmp_path / f"deep{suffix}"
+    path.write_bytes(encode(path.name, levels))
+    read = read_image(path)
+    assert read.dtype == np.uint8
+    assert np.abs(read - levels / 257).max() <= 0.5
+    assert np.array_equal(read_of(tmp_path, ".png", levels[..., 0])[..., 1], read[..., 0])  # gray, 16 bits
+
+
+def test_gray_becomes_three_equal_channels_and_alpha_is_dropped(tmp_path):
+    assert np.array_equal(read_of(tmp_path, ".png", GRAY), np.dstack([GRAY] * 3))
+    alpha = np.dstack([PHOTO, np.full_like(GRAY, 7)])
+    assert np.array_equal(read_of(tmp_path, ".png", alpha), PHOTO)
+    assert np.array_equal(read_of(tmp_path, ".png", alpha.astype(np.uint16) * 257), PHOTO)
+
+
+def test_a_palette_is_looked_up(tmp_path):
+    path = tmp_path / "palette.png"
+    picture = Image.fromarray(PHOTO).quantize(32)
+    picture.save(path)
+    assert np.array_equal(read_image(path), np.asarray(picture.convert("RGB")))
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(PHOTO).save(path, exif=exif, quality=95)
+    assert np.abs(read_image(path).astype(int) - np.rot90(PHOTO, -1)).mean() < 6
+
+
+def test_float_pixels_are_refused(tmp_path):
+    path = tmp_path / "float.tif"
+    path.write_bytes(cv2.imencode(".tif", PHOTO.astype(np.float32))[1].tobytes())
+    with pytest.raises(ImageError, match=r"float\.tif: float32"):
+        read_image(path)
+
+
+def test_what_is_no_image_is_named(tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("not found")
+    for name, reason in (("empty.png", "empty"), ("text.jpg", "not an image"), ("missing.png", "cannot be opened")):
+        with pytest.raises(ImageError, match=f"{name}.*{reason}"):
+            read_image(tmp_path / name)
+
+
+def test_what_was_written_is_read(tmp_path):
+    path = tmp_path / "made" / "größe.png"
+    write_image(path, PHOTO)
+    assert np.array_equal(read_image(path), PHOTO)
+    with pytest.raises(ImageError, match="uint8"):
+        write_image(path, PHOTO.astype(np.float32))
+    with pytest.raises(ImageError, match="abc"):
+        write_image(tmp_path / "a.abc", PHOTO)
+
+
+def test_tensors_and_images_are_each_others_inverse():
+    assert np.array_equal(to_image(to_tensor(PHOTO)), PHOTO)
+    assert np.array_equal(to_image(to_tensor(PHOTO) * 3 - 1), np.clip(PHOTO.astype(int) * 3 - 255, 0, 255))
+
+
+def read_of(folder: Path, suffix: str, image: np.ndarray) -> np.ndarray:
+    path = folder / f"image{suffix}"
+    path.write_bytes(encode(path.name, image))
+    return read_image(path)
