@@ -120,7 +120,7 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
     say(
         f"{weights}: {size or 'M3SNet'}, {parameters:,} parameters, "
         + (f"TLC for patches of {window} pixels" if window else "without TLC")
-        + f", on {state.device}"
+        + f", on {state.device.type}"
     )
     origin = {
         "weights": file.name,

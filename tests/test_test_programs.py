@@ -1,0 +1,213 @@
+"""test.py of both tasks: which sets it finds, what it prints and writes, and that nothing computed is lost."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+import Deblurring.test
+import Deraining.test
+from models import M3SNet, save_weights
+from utils import evaluator
+from utils.images import read_image, write_image
+from utils.metrics import psnr, rgb_to_y
+from utils.samples import photographs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A network that changes every image a little."""
+    torch.manual_seed(0)
+    model = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    for name, parameter in model.named_parameters():
+        if ".sca." in name:
+            torch.nn.init.normal_(parameter, std=2)  # so that it matters where means are taken
+    model.patch_size = 16
+    save_weights(model, tmp_path / "tiny.safetensors")
+    return tmp_path / "tiny.safetensors"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Rain100L with five pairs, below a folder like Datasets."""
+    photograph = data.astronaut()
+    for i in range(5):
+        target = photograph[60 * i : 60 * i + 40, 150:213]
+        noise = np.random.default_rng(i).normal(0, 15, target.shape)
+        folder = tmp_path / "Datasets/Rain13K/test/Rain100L"
+        write_image(folder / "target" / f"norain-{i}.png", target)
+        write_image(folder / "input" / f"rain-{i}.png", np.clip(target + noise, 0, 255).astype(np.uint8))
+    return tmp_path / "Datasets"
+
+
+def run(root: Path, weights: Path, out: Path, *opts: str) -> list[dict[str, Any]]:
+    Deraining.test.main(["--weights", str(weights), "--results", str(out), "--opts", "DATA.ROOT", str(root), *opts])
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.mark.parametrize(("program", "protocol"), [(Deraining.test, "y"), (Deblurring.test, "rgb")])
+def test_bundled_samples_where_no_set_is(
+    program: Any, protocol: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    program.main(["--weights", str(weights), "--results", str(out), "--opts", "DATA.ROOT", str(tmp_path / "none")])
+    printed = capsys.readouterr().out
+    assert f"side by side:    {out / 'samples.png'}" in printed
+    assert max(len(line) for line in printed.splitlines() if str(tmp_path) not in line) <= 80
+    (result,) = json.loads((out / "results.json").read_text())
+    assert (result["dataset"], result["protocol"], result["images"]) == ("samples", protocol, 3)
+    assert read_image(out / "samples.png").shape[1] > 1000
+    for row in result["per_image"]:
+        restored, target = (read_image(out / "samples" / side / f"{row['name']}.png") for side in ("", "target"))
+        space = rgb_to_y if protocol == "y" else np.asarray
+        assert row["psnr"] == psnr(space(restored), space(target))
+        assert row["name"] in photographs("test")
+
+
+def test_sets_on_disk_and_where_the_numbers_come_from(
+    root: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (result,) = run(root, weights, tmp_path / "out")
+    assert (result["dataset"], result["images"]) == ("Rain100L", 5)
+    assert [row["name"] for row in result["per_image"]] == ["0", "1", "2", "3", "4"]
+    origin = result["provenance"]
+    assert origin["tlc_patch"] == 16
+    assert origin["weights"] == "tiny.safetensors"
+    assert len(origin["weights_sha256"]) == 64
+    assert torch.__version__.startswith(origin["packages"]["torch"])
+    assert "TLC for patches of 16 pixels" in capsys.readouterr().out
+    assert not list((tmp_path / "out").glob(".*.jsonl"))
+
+
+def test_a_missing_set_is_skipped_only_when_others_remain(
+    root: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = run(root, weights, tmp_path / "out", "TEST.DATASETS", "['Test100', 'Rain100L']")
+    assert [result["dataset"] for result in results] == ["Rain100L"]
+    assert "skipped: Test100 (" in capsys.readouterr().out
+    with pytest.raises(evaluator.ConfigError, match=r"not found: Test100 .*Set DATA\.ROOT"):
+        run(root, weights, tmp_path / "out", "TEST.DATASETS", "Test100")
+    with pytest.raises(evaluator.ConfigError, match=r"Rain100X: neither a folder nor a test set .*Rain100L"):
+        run(root, weights, tmp_path / "out", "TEST.DATASETS", "Rain100X")
+
+
+def test_ones_own_folder_is_a_set(root: Path, weights: Path, tmp_path: Path) -> None:
+    folder = root / "Rain13K/test/Rain100L"
+    (result,) = run(tmp_path, weights, tmp_path / "out", "TEST.DATASETS", f"['{folder}']")
+    assert (result["dataset"], result["protocol"], result["images"]) == ("Rain100L", "y", 5)
+
+
+def test_tlc_can_be_turned_off(root: Path, weights: Path, tmp_path: Path) -> None:
+    with_tlc = run(root, weights, tmp_path / "a")
+    without = run(root, weights, tmp_path / "b", "TEST.TLC", "false")
+    assert without[0]["provenance"]["tlc_patch"] is None
+    assert with_tlc[0]["psnr"] != without[0]["psnr"]
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(root, weights, tmp_path / "whole")
+    restore, calls = evaluator.restore, []
+
+    def counted(model: Any, image: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return restore(model, image)
+
+    monkeypatch.setattr(evaluator, "restore", counted)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(root, weights, out)
+    done = sum(len(path.read_text().splitlines()) - 1 for path in out.glob(".*.jsonl"))
+    assert done >= 1
+    (torn,) = out.glob(".*.jsonl")
+    torn.write_text(torn.read_text() + '{"row": {"name": "3", "ps')  # as a process that is killed leaves it
+    # What changed since is done again: here one restored image was deleted.
+    first = json.loads(torn.read_text().splitlines()[1])["row"]["name"]
+    (out / "Rain100L" / f"{first}.png").unlink()
+    assert run(root, weights, out) == whole
+    assert len(calls) == 5 + 5 - (done - 1)
+
+
+def test_scores_of_other_weights_are_not_taken_over(
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(root, weights, out)
+    assert list(out.glob(".*.jsonl"))
+    other = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1))
+    other.patch_size = 16
+    save_weights(other, weights)
+    assert run(root, weights, out) == run(root, weights, tmp_path / "fresh")
+
+
+def test_two_processes_share_the_images(root: Path, weights: Path, tmp_path: Path) -> None:
+    """Five images, two processes: none is counted twice, and the printed table is the same."""
+    command = [str(ROOT / "Deraining/test.py"), "--weights", str(weights), "--opts", "DATA.ROOT", str(root)]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29613"]
+    tables = []
+    for out, start in (("one", []), ("two", launcher)):
+        done = subprocess.run(
+            [sys.executable, *start, *command, "TEST.DATASETS", "Rain100L"],
+            cwd=_made(tmp_path / out),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        tables.append(done.stdout)
+    assert tables[0] == tables[1]
+    one, two = (json.loads((tmp_path / out / "results/Deraining/results.json").read_text()) for out in ("one", "two"))
+    assert one == two
+    assert len(one[0]["per_image"]) == 5
+
+
+def test_images_of_another_program_are_scored(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / "Rain13K/test/Rain100L"
+    arguments = ["--score", str(folder / "input"), "--target", str(folder / "target"), "--results", str(tmp_path / "s")]
+    Deraining.test.main(arguments)
+    assert "Gain" not in capsys.readouterr().out
+    (result,) = json.loads((tmp_path / "s/results.json").read_text())
+    assert result["images"] == 5
+    restored, target = (read_image(folder / side) for side in ("input/rain-0.png", "target/norain-0.png"))
+    assert result["per_image"][0]["psnr"] == psnr(rgb_to_y(restored), rgb_to_y(target))
+    with pytest.raises(SystemExit):
+        Deraining.test.main(["--score", str(folder / "input")])
+
+
+def test_errors_are_one_line_without_a_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "Deblurring/test.py"), "--weights", "nothing.pth"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: nothing.pth: no such file")
+    assert "Traceback" not in done.stderr
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
