@@ -16,6 +16,7 @@ from utils.images import ImageError, is_image, read_image
 # What community archives put around the number that both names of a pair share (rain-001 / norain-001).
 _AFFIX = re.compile(r"^(no)?rain[-_]?(?=\d)|(?<=\d)x2$", re.IGNORECASE)
 _FOLDERS = (("input", "target"), ("blur", "sharp"))
+_PATCH = re.compile(r"_patch\d+$")  # what utils.preparation puts after the name of the image it cuts
 _SHOWN = 10
 
 
@@ -40,21 +41,35 @@ def find_pairs(root: str | Path) -> list[Pair]:
     Raises:
         PairError: no such folders, an empty folder, two files of one name, or a file without its partner.
     """
+    return [
+        Pair(f"{prefix}{pair.name}", pair.input, pair.target)
+        for prefix, degraded, sharp in find_folders(root)
+        for pair in pair_folders(degraded, sharp)
+    ]
+
+
+def find_folders(root: str | Path) -> list[tuple[str, Path, Path]]:
+    """Where the pairs below `root` lie: (what their names begin with, folder of degraded images, folder of sharp ones).
+
+    Raises:
+        PairError: no such folders; one of the two may still be missing.
+    """
     root = Path(root)
     if not root.is_dir():
         raise PairError(f"{root}: no such folder; expected one that holds input/ and target/")
     for degraded, sharp in _FOLDERS:
         if (root / degraded).is_dir() or (root / sharp).is_dir():
-            return pair_folders(root / degraded, root / sharp)
+            return [("", root / degraded, root / sharp)]
     scenes = natsorted((path for path in root.iterdir() if (path / "sharp").is_dir()), key=lambda path: path.name)
     if not scenes:
         raise PairError(f"{root}: expected the folders input/ and target/, or scenes that hold blur/ and sharp/")
-    return [
-        # The original tree numbers every scene from 1: the scene keeps names apart, as the community's PNGs do.
-        Pair(f"{scene.name}-{pair.name}", pair.input, pair.target)
-        for scene in scenes
-        for pair in pair_folders(scene / "blur", scene / "sharp")
-    ]
+    # The original tree numbers every scene from 1: the scene keeps names apart, as the community's PNGs do.
+    return [(f"{scene.name}-", scene / "blur", scene / "sharp") for scene in scenes]
+
+
+def pair_name(path: Path) -> str:
+    """What both files of a pair are called: the name without suffix and without Rain100's `rain-` and `norain-`."""
+    return _AFFIX.sub("", path.stem)
 
 
 def find_photographs(folders: Iterable[str | Path]) -> list[Pair]:
@@ -82,7 +97,8 @@ def split_by_scene(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[P
     """Split into (rest, held out), holding out at least `count` pairs as whole scenes.
 
     Files whose ground truths are nearly the same image, or whose names say they are frames of one video
-    (GOPR0372_07_00-000047), are one scene. Which scenes are held out depends on `seed` and the names only.
+    (GOPR0372_07_00-000047) or patches of one image, are one scene. Which scenes are held out depends on `seed` and the
+    names only.
     """
     if not 0 <= count < len(pairs):
         raise PairError(f"cannot hold out {count} of {len(pairs)} pairs for validation; lower TRAINING.VAL_COUNT")
@@ -101,7 +117,7 @@ def split_by_scene(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[P
 def scenes_of(pairs: Sequence[Pair]) -> list[list[int]]:
     """Group the indices of `pairs` by scene, in order of first appearance; see `split_by_scene`."""
     with ThreadPoolExecutor() as pool:
-        hashes = np.stack(list(pool.map(lambda pair: _perceptual_hash(pair.target), pairs)))
+        hashes = np.stack(list(pool.map(lambda pair: perceptual_hash(read_image(pair.target)), pairs)))
     root = list(range(len(pairs)))
 
     def find(i: int) -> int:
@@ -111,13 +127,15 @@ def scenes_of(pairs: Sequence[Pair]) -> list[list[int]]:
         return i
 
     for i in range(len(pairs) - 1):
-        near = np.bitwise_count(hashes[i + 1 :] ^ hashes[i]).sum(axis=1) <= _SAME_SCENE_BITS
+        near = np.bitwise_count(hashes[i + 1 :] ^ hashes[i]).sum(axis=1) <= SAME_SCENE_BITS
         for j in np.flatnonzero(near) + i + 1:
             root[find(int(j))] = find(i)
-    videos: dict[str, int] = {}
+    origins: dict[str, int] = {}
     for i, pair in enumerate(pairs):
-        if match := re.match(r"(GOPR\w+?)-\d+$", pair.name):
-            root[find(i)] = find(videos.setdefault(match[1], i))
+        name = _PATCH.sub("", pair.name)
+        video = re.match(r"(GOPR\w+?)-\d+$", name)
+        if video or name != pair.name:
+            root[find(i)] = find(origins.setdefault(video[1] if video else name, i))
     scenes: dict[int, list[int]] = {}
     for i in range(len(pairs)):
         scenes.setdefault(find(i), []).append(i)
@@ -127,12 +145,13 @@ def scenes_of(pairs: Sequence[Pair]) -> list[list[int]]:
 _HASH_SIZE = 16
 # Of 240 bits. Measured on the targets of Rain800's training set: files of one photograph differ by at most 4 bits,
 # two shots of one view by 38, different views by 60 and more.
-_SAME_SCENE_BITS = 45
+SAME_SCENE_BITS = 45
 
 
-def _perceptual_hash(path: Path) -> np.ndarray:
-    """The difference hash of an image: is each cell of a coarse gray grid brighter than its left neighbour?"""
-    gray = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
+def perceptual_hash(image: np.ndarray) -> np.ndarray:
+    """The difference hash of an H x W x 3 uint8 image, 30 bytes: is each cell of a coarse gray grid brighter than
+    its left neighbour?"""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     grid = cv2.resize(gray, (_HASH_SIZE, _HASH_SIZE), interpolation=cv2.INTER_AREA)
     return np.packbits(grid[:, 1:] > grid[:, :-1])
 
@@ -143,7 +162,7 @@ def _images_by_name(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in natsorted(folder.iterdir(), key=lambda path: path.name):
         if is_image(path):
-            name = _AFFIX.sub("", path.stem)
+            name = pair_name(path)
             if name in found:
                 raise PairError(f"{folder}: {found[name].name} and {path.name} are one name; keep one of them")
             found[name] = path
