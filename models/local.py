@@ -35,7 +35,8 @@ class LocalAvgPool2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = self.window
-        return _local_mean(_local_mean(x.float(), height, -2), width, -1).to(x.dtype)
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))  # running sums need more than 16 bits
+        return _local_mean(_local_mean(precise, height, -2), width, -1).to(x.dtype)
 
 
 def local_pooling(model: Model, patch_size: int) -> Model:
@@ -44,38 +45,52 @@ def local_pooling(model: Model, patch_size: int) -> Model:
     Finds `nn.AdaptiveAvgPool2d(1)`. The copy shares no memory with `model`, which stays as it is.
 
     Raises:
-        ValueError: the model has no global average pool, or cannot take a patch of this size.
+        ValueError: the model has no global average pool, uses one at several sizes, or cannot take such a patch.
     """
     if patch_size < 1:
         raise ValueError(f"TLC: expected the size of the training patches in pixels, found {patch_size}")
     model = copy.deepcopy(model)
-    pools = {name: pool for name, pool in model.named_modules() if _is_global(pool)}
+    # A pool has no weights, so a model may use one object in several places: each place gets its own window.
+    pools = [name for name, module in model.named_modules(remove_duplicate=False) if name and _is_global(module)]
     if not pools:
         raise ValueError(f"TLC: {type(model).__name__} has no nn.AdaptiveAvgPool2d(1) to replace")
-    for name, (height, width) in _pooled_sizes(model, list(pools), patch_size).items():
-        local = LocalAvgPool2d(math.floor(ENLARGEMENT * height), math.floor(ENLARGEMENT * width))
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, local)
+    for name, (height, width) in _pooled_sizes(model, pools, patch_size).items():
+        _replace(model, name, LocalAvgPool2d(math.floor(ENLARGEMENT * height), math.floor(ENLARGEMENT * width)))
     return model
 
 
 def _is_global(module: nn.Module) -> bool:
-    return isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1))
+    return isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1), [1, 1])
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
 
 
 def _pooled_sizes(model: nn.Module, names: list[str], patch_size: int) -> dict[str, tuple[int, int]]:
     """The height and width of what each pool sees in a training patch; found without computing anything."""
     sizes: dict[str, tuple[int, int]] = {}
-    shapes = copy.deepcopy(model).to("meta")
+    shapes = copy.deepcopy(model).to("meta").eval()
     for name in names:
 
         def record(_: nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
-            sizes[name] = (inputs[0].shape[-2], inputs[0].shape[-1])
+            size = inputs[0].shape[-2], inputs[0].shape[-1]
+            if sizes.setdefault(name, size) != size:
+                raise ValueError(f"TLC: {name} pools features of two sizes, {sizes[name]} and {size}")
 
-        shapes.get_submodule(name).register_forward_pre_hook(record)
-    channels = next(conv.in_channels for conv in model.modules() if isinstance(conv, nn.Conv2d))
-    with torch.no_grad():
-        shapes(torch.empty(1, channels, patch_size, patch_size, device="meta"))
+        pool = nn.AdaptiveAvgPool2d(1)
+        pool.register_forward_pre_hook(record)
+        _replace(shapes, name, pool)
+    conv = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if conv is None:
+        raise ValueError(f"TLC: {type(model).__name__} has no nn.Conv2d to tell how many channels its images have")
+    patch = torch.empty(1, conv.in_channels, patch_size, patch_size, dtype=conv.weight.dtype, device="meta")
+    try:
+        with torch.no_grad():
+            shapes(patch)
+    except RuntimeError as error:
+        raise ValueError(f"TLC: {type(model).__name__} takes no {patch_size} x {patch_size} patch ({error})") from error
     return sizes
 
 

@@ -39,7 +39,8 @@ class MHAMB(nn.Module):
         n, c, h, w = x.shape
         qkv = self.qkv_dwconv(self.qkv(x)).reshape(n, 3, self.num_heads, c // self.num_heads, h * w)
         q, k, v = qkv.unbind(1)  # each n, heads, c / heads, pixels
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        eps = max(1e-12, torch.finfo(q.dtype).tiny)  # 1e-12 is zero in float16: flat images would become NaN
+        q, k = F.normalize(q, dim=-1, eps=eps), F.normalize(k, dim=-1, eps=eps)
         attention = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)
         return self.project_out((attention @ v).reshape(n, c, h, w))
 

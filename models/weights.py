@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models.m3snet import M3SNet
@@ -26,6 +26,8 @@ Tensors = dict[str, torch.Tensor]
 
 # Where programs of the field put the tensors; an average of the weights is what they mean to be used.
 _CONTAINERS = ("params_ema", "params", "state_dict")
+# What DataParallel, DistributedDataParallel and torch.compile put before every name.
+_PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
 # (published, ours); each is tried at the places where both grammars differ.
 _NAMES = (
     (r"\bsca\.1\.", "sca.conv."),
@@ -56,7 +58,11 @@ def load_model(weights: str | Path) -> M3SNet:
     path = find_weights(weights)
     content, patch_size = _read(path)
     tensors = from_published(content)
-    model = M3SNet(**detect(tensors, path))
+    config = detect(tensors, path)
+    try:
+        model = M3SNet(**config)
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: no M3SNet has this width and these levels ({error})") from error
     _check_fit(model.state_dict(), tensors, path)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     model.patch_size = patch_size
@@ -66,22 +72,33 @@ def load_model(weights: str | Path) -> M3SNet:
 def save_weights(model: M3SNet, path: str | Path, half: bool = False) -> None:
     """Write the weights as safetensors in the published parameter names, with the architecture as metadata.
 
-    `half` stores 16-bit floats: half the size, and a difference that 8-bit images hardly ever show.
+    `half` stores 16-bit floats: half the size, and a difference that 8-bit images hardly ever show. The file is
+    written whole or not at all.
+
+    Raises:
+        ValueError: `path` does not end in .safetensors, so that no reader would take the file for what it is.
     """
     dtype = torch.float16 if half else torch.float32
     tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in to_published(model.state_dict()).items()}
     path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        raise ValueError(f"{path}: weights are written as .safetensors; name the file so")
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"architecture": "M3SNet", "config": json.dumps(model.config)}
     if model.patch_size is not None:
         metadata["patch_size"] = str(model.patch_size)
-    save_file(tensors, path, metadata=metadata)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def released() -> dict[str, dict[str, Any]]:
     """The released weights of pretrained/models.yml: name -> file, sha256, recipe, scores and origin."""
     index = PRETRAINED / "models.yml"
-    return yaml.safe_load(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    return (yaml.safe_load(index.read_text(encoding="utf-8")) or {}) if index.is_file() else {}
 
 
 def find_weights(weights: str | Path) -> Path:
@@ -108,36 +125,40 @@ def find_weights(weights: str | Path) -> Path:
 def _read(path: Path) -> tuple[Tensors, int | None]:
     """The named tensors of a file, on the CPU, without `module.` prefixes; and the training patches' size, if known."""
     content: Any
+    patch_size: Any
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             with safe_open(path, "pt") as file:
-                patch_size = (file.metadata() or {}).get("patch_size")
+                patch_size = (file.metadata() or {}).get("patch_size", "")
                 content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+            patch_size = int(patch_size) if patch_size.isdecimal() else None
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
             patch_size = _trained_on(content)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable pickle"
+        # Torch wraps the reason in advice to load the file unsafely; the error that it caught has the reason alone.
+        lines = str(error.__context__ or error).split("\n")
+        reason = next((line.strip() for line in lines if line.strip()), "unreadable pickle")
         raise WeightsError(
             f"{path}: refused: it holds more than tensors, and reading it could run code in it, or it is no PyTorch "
             f"file ({reason}). If you trust it, save torch.load(FILE, weights_only=False)['state_dict'] to a new file"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path}: damaged, or no file of weights ({error})") from error
+    except Exception as error:  # what a damaged file makes its readers raise has no end
+        raise WeightsError(f"{path}: damaged, or no file of weights ({error or type(error).__name__})") from error
     for container in _CONTAINERS:
-        if isinstance(content, dict) and isinstance(content.get(container), Mapping):
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]
             break
     if not isinstance(content, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise WeightsError(f"{path}: expected named tensors, alone or under {', '.join(_CONTAINERS)}; found none")
-    tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-    return tensors, int(patch_size) if patch_size is not None else None
+    return {_PREFIX.sub("", str(name)): tensor for name, tensor in content.items()}, patch_size
 
 
 def _trained_on(checkpoint: Any) -> int | None:
-    """TRAINING.TRAIN_PS of the configuration that a checkpoint of this project carries."""
-    config = checkpoint.get("config") if isinstance(checkpoint, Mapping) else None
-    return config["TRAINING"]["TRAIN_PS"] if config else None
+    """TRAINING.TRAIN_PS of the configuration that a checkpoint of this project carries; None in those of others."""
+    for key in ("config", "TRAINING", "TRAIN_PS"):
+        checkpoint = checkpoint.get(key) if isinstance(checkpoint, Mapping) else None
+    return checkpoint if isinstance(checkpoint, int) else None
 
 
 def from_published(tensors: Mapping[str, torch.Tensor]) -> Tensors:
@@ -189,6 +210,7 @@ def _check_fit(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.T
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
+    problems += [f"not floating point {name}" for name, tensor in found.items() if not tensor.is_floating_point()]
     if problems:
         more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise WeightsError(f"{path}: not the tensors of an M3SNet:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
