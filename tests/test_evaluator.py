@@ -1,6 +1,7 @@
 """Scoring a set, and what is made of the scores: table, JSON, picture."""
 from __future__ import annotations
 
+import csv
 import json
 import math
 from functools import partial
@@ -17,8 +18,9 @@ from utils.evaluator import evaluate
 from utils.images import read_image, write_image
 from utils.metrics import PROTOCOLS
 from utils.pairs import Pair, PairError
-from utils.report import comparison_sheet, format_table, write_results
+from utils.report import comparison_sheet, format_paper, format_table, write_results
 from utils.restorer import restore
+from utils.tasks import Benchmark
 
 
 def noisy(image: np.ndarray, seed: int) -> np.ndarray:
@@ -88,7 +90,7 @@ def test_results_file_is_strict_json_with_every_digit(pairs: list[Pair], tmp_pat
     perfect = [Pair(pair.name, pair.target, pair.target) for pair in pairs]
     results.append(evaluate(np.copy, "perfect", perfect, "rgb"))
     path = tmp_path / "new" / "results.json"
-    write_results(results, path)
+    write_results(results, path.parent)
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -97,14 +99,30 @@ def test_results_file_is_strict_json_with_every_digit(pairs: list[Pair], tmp_pat
     assert loaded[0] == results[0]
     assert loaded[1]["psnr"] == loaded[1]["per_image"][0]["psnr"] == "inf"
     assert math.isinf(float(loaded[1]["psnr"]))
-    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["results.csv", "results.json", "results.md"]
+
+
+def test_csv_and_markdown_say_the_same_and_where_it_comes_from(pairs: list[Pair], tmp_path: Path) -> None:
+    result = evaluate(np.copy, "noisy", pairs, "rgb")
+    write_results([{**result, "provenance": {"weights_sha256": "abc", "packages": {"torch": "2.6"}}}], tmp_path)
+    with (tmp_path / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["name"] for line in lines] == ["000", "001", "002"]
+    for line, row in zip(lines, result["per_image"], strict=True):
+        assert {key: float(line[key]) for key in row if key != "name"} == {k: v for k, v in row.items() if k != "name"}
+        assert (line["dataset"], line["weights_sha256"], line["packages.torch"]) == ("noisy", "abc", "2.6")
+    text = (tmp_path / "results.md").read_text()
+    header, rule, only = (line.strip("|").split("|") for line in text.splitlines()[:3])
+    assert len(header) == len(rule) == len(only)
+    assert dict(zip(map(str.strip, header), map(str.strip, only), strict=True))["PSNR"] == f"{result['psnr']:.2f}"
+    assert "- weights_sha256: abc" in text
 
 
 def test_results_that_cannot_be_written_leave_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text("old")
     with pytest.raises(TypeError):
-        write_results([{"model": M3SNet}], path)
+        write_results([{"model": M3SNet}], tmp_path)
     assert path.read_text() == "old"
 
 
@@ -124,6 +142,27 @@ def test_table_of_the_paper() -> None:
     assert " ".join(lines[6].split()) == "mean of 3 300 33.80 0.9264 y 22.50 +11.30 33.85 / 0.926"
     assert "mean of 3 (y): Test100, Rain100H, Rain100L." in lines
     assert len({len(line) for line in lines[:7]}) == 1
+
+
+def test_the_papers_own_table_with_this_run_under_it() -> None:
+    sets = {
+        "Test100": Benchmark("a", "y", {"M3SNet-32": (31.29, 0.903), "M3SNet-64": (31.25, 0.901)}, images=(98, 100)),
+        "Rain100H": Benchmark("b", "y", {"M3SNet-32": (30.64, 0.892), "M3SNet-64": (30.54, 0.889)}, images=(98,)),
+        "Test2800": Benchmark("c", "y", {}),
+    }
+    results = [RAIN[0], RAIN[1], result("Test2800", 30, 0.9), result("samples", 30, 0.9)]
+    lines = [" ".join(line.split()) for line in format_paper(results, sets, "M3SNet-64").splitlines()]
+    assert lines[0] == "Network Test100 Rain100H* mean of 2"
+    assert lines[2:] == [
+        "M3SNet-32 31.29 / 0.903 30.64 / 0.892 30.96 / 0.897",
+        "M3SNet-64 31.25 / 0.901 30.54 / 0.889 30.89 / 0.895",
+        "this run 31.29 / 0.903 30.50 / 0.892 30.90 / 0.898",
+        "to M3SNet-64 +0.04 / +0.002 -0.04 / +0.003 +0.00 / +0.003",
+        "* not the published set, so the difference means nothing: Rain100H 100 of 98",
+        "images.",
+    ]
+    assert "to M3SNet-32" in format_paper(results, sets, "M3SNet-T")
+    assert format_paper(results[2:], sets) == ""
 
 
 def test_table_shows_only_what_there_is() -> None:

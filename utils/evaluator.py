@@ -25,7 +25,7 @@ from utils.journal import Journal
 from utils.metrics import PROTOCOLS
 from utils.pairs import Pair, PairError, find_pairs, pair_folders
 from utils.provenance import provenance, sha256
-from utils.report import comparison_sheet, error_map, format_table, write_results
+from utils.report import comparison_sheet, error_map, format_paper, format_table, write_results
 from utils.restorer import PUBLISHED_PATCH, best_device, load_restorer, restore
 from utils.samples import sample_pairs
 from utils.tasks import Benchmark, Task
@@ -223,12 +223,12 @@ def _test_set(name: str, known: dict[str, Benchmark], root: Path, task: Task, ou
 def _publish(results: Sequence[Result], task: Task, size: str | None, out_dir: Path) -> None:
     published = {name: benchmark.paper.get(size or "") for name, benchmark in task.test_sets.items()}
     paper = {name: scores for name, scores in published.items() if scores}
-    print(f"\n{format_table(results, paper)}\n")
-    write_results(results, out_dir / "results.json")
+    tables = format_table(results, paper), format_paper(results, task.test_sets, size)
+    print("", *filter(None, tables), sep="\n\n", end="\n\n")
     for picture in [out_dir / f"{result['dataset']}.png" for result in results]:
         if picture.is_file():
-            print(f"side by side:    {picture}")
-    print(f"scores:          {out_dir / 'results.json'}")
+            print(f"side by side:  {picture}")
+    print(f"scores:        {', '.join(map(str, write_results(results, out_dir, paper)))}")
 
 
 def _draw(result: Result, pairs: Sequence[Pair], out_dir: Path) -> None:

@@ -1,6 +1,8 @@
-"""What an evaluation hands to people: a table, a JSON file, and pictures side by side."""
+"""What an evaluation hands to people: tables, files of scores, and pictures side by side."""
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import textwrap
@@ -14,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.images import write_image
+from utils.tasks import Benchmark
 
 Result = Mapping[str, Any]  # what utils.evaluator.evaluate returns
 Paper = Mapping[str, tuple[float, float]]  # set -> published PSNR, SSIM
@@ -21,7 +24,7 @@ Row = tuple[str, Mapping[str, np.ndarray], str]  # name, title -> image, caption
 
 _HEADER = ("Set", "Images", "PSNR", "SSIM", "Protocol", "Input", "Gain", "Paper")
 _WIDTH = 80
-_TEXT_COLUMNS = ("Set", "Protocol")  # aligned left, as text is; numbers are aligned right
+_TEXT_COLUMNS = ("Set", "Protocol", "Network")  # aligned left, as text is; numbers are aligned right
 _EXTRAS = {
     "psnr_rgb": ("PSNR over RGB", "{:.2f}"),
     "ssim_rgb": ("SSIM of each RGB channel (2-D)", "{:.4f}"),
@@ -42,39 +45,120 @@ def format_table(results: Sequence[Result], paper: Paper | None = None) -> str:
     Sets scored by one protocol also get a line with the mean of their means. Columns for which there is nothing to
     say (no `paper`, no degraded images) are left out.
     """
-    sets, means = [_line(result, paper or {}) for result in results], []
+    header, sets, means, notes = _cells(results, paper or {})
+    lines = _align([header, *sets, *means])
+    rule = "-" * len(lines[0])
+    lines.insert(1, rule)
+    if means:
+        lines.insert(-len(means), rule)
+    return "\n".join([*(line.rstrip() for line in lines), *map(_folded, notes)])
+
+
+def format_paper(results: Sequence[Result], benchmarks: Mapping[str, Benchmark], size: str | None = None) -> str:
+    """The paper's own table for the sets that were scored, this run's row under it, and the difference to `size`.
+
+    Without `size`, or with one that the paper lacks, the difference is to its M3SNet-32. A set whose number of images
+    is not the published one is marked: its scores compare with nothing. Empty where the paper has none of the sets.
+    """
+    run = {result["dataset"]: result for result in results if getattr(benchmarks.get(result["dataset"]), "paper", None)}
+    if not run:
+        return ""
+    sizes = list(dict.fromkeys(name for dataset in run for name in benchmarks[dataset].paper))
+    peer = size if size in sizes else sizes[0]
+    rows = {name: [benchmarks[dataset].paper[name] for dataset in run] for name in sizes}
+    rows["this run"] = [(result["psnr"], result["ssim"]) for result in run.values()]
+    for scores in rows.values():
+        scores.append((fmean(psnr for psnr, _ in scores), fmean(ssim for _, ssim in scores)))
+    cells = {name: [f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim in scores] for name, scores in rows.items()}
+    cells[f"to {peer}"] = [
+        f"{psnr - psnr0:+.2f} / {ssim - ssim0:+.3f}"
+        for (psnr, ssim), (psnr0, ssim0) in zip(rows["this run"], rows[peer], strict=True)
+    ]
+    partial = {
+        name: f"{name} {result['images']} of {' or '.join(map(str, benchmarks[name].images))}"
+        for name, result in run.items()
+        if benchmarks[name].images and result["images"] not in benchmarks[name].images
+    }
+    header = ["Network", *(name + "*" * (name in partial) for name in run), f"mean of {len(run)}"]
+    lines = _align([header, *([name, *line] for name, line in cells.items())])
+    lines.insert(1, "-" * len(lines[0]))
+    note = f"* not the published set, so the difference means nothing: {', '.join(partial.values())} images."
+    return "\n".join([*(line.rstrip() for line in lines), *([_folded(note)] if partial else [])])
+
+
+def _cells(results: Sequence[Result], paper: Paper) -> tuple[list[str], list[list[str]], list[list[str]], list[str]]:
+    """The table's header, its lines of sets and of means, and the notes under it."""
+    sets, means = [_line(result, paper) for result in results], []
     notes = []
     if any("input_psnr" in result for result in results):
         notes.append("Input: PSNR of the degraded images; Gain: what restoring them adds; both in dB.")
     for protocol in dict.fromkeys(result["protocol"] for result in results):
         group = [result for result in results if result["protocol"] == protocol]
         if len(group) > 1:
-            mean, published = _mean(group, paper or {})
+            mean, published = _mean(group, paper)
             means.append(_line(mean, published))
             notes.append(f"{mean['dataset']} ({protocol}): {', '.join(result['dataset'] for result in group)}.")
     for key, (meaning, form) in _EXTRAS.items():
         if values := [f"{result['dataset']} {form.format(result[key])}" for result in results if key in result]:
             notes.append(f"{key}, {meaning}: {', '.join(values)}.")
     header = [title for title in _HEADER if any(title in line for line in sets)]
-    lines = _align([header, *([line.get(title, "") for title in header] for line in (*sets, *means))])
-    rule = "-" * len(lines[0])
-    lines.insert(1, rule)
-    if means:
-        lines.insert(-len(means), rule)
-    folded = [textwrap.fill(note, _WIDTH, subsequent_indent="  ") for note in notes]
-    return "\n".join([*(line.rstrip() for line in lines), *folded])
+    filled, mean_lines = ([[line.get(title, "") for title in header] for line in lines] for lines in (sets, means))
+    return header, filled, mean_lines, notes
 
 
-def write_results(results: Sequence[Result], path: str | Path) -> None:
-    """Write results as a JSON list, with every digit; the file appears whole or not at all.
+def write_results(results: Sequence[Result], out_dir: str | Path, paper: Paper | None = None) -> list[Path]:
+    """Write results.json, results.csv and results.md, each of which says where its numbers come from.
 
-    The PSNR of equal images is infinite, which JSON cannot hold as a number: it becomes the text "inf".
+    results.json: the list of results with every digit. results.csv: a line per image. results.md: the table of
+    `format_table`, ready to paste. Each file appears whole or not at all. The PSNR of equal images is infinite, which
+    JSON cannot hold as a number: it becomes the text "inf".
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(_json_safe(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    texts = {
+        "results.json": json.dumps(_json_safe(results), indent=2, allow_nan=False) + "\n",
+        "results.csv": _csv(results),
+        "results.md": _markdown(results, paper or {}),
+    }
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        temporary = out_dir / f"{name}.tmp"
+        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.replace(out_dir / name)
+    return [out_dir / name for name in texts]
+
+
+def _csv(results: Sequence[Result]) -> str:
+    lines = [
+        {"dataset": result["dataset"], "protocol": result["protocol"], **row, **_flat(result.get("provenance", {}))}
+        for result in results
+        for row in result["per_image"]
+    ]
+    text = io.StringIO()
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _markdown(results: Sequence[Result], paper: Paper) -> str:
+    header, sets, means, notes = _cells(results, paper)
+    rule = ["---" if title in _TEXT_COLUMNS else "--:" for title in header]
+    origin = [f"- {key}: {value}" for key, value in _flat(results[0].get("provenance", {})).items()]
+    table = [f"| {' | '.join(line)} |" for line in (header, rule, *sets, *means)]
+    return "\n".join([*table, "", *(f"{note}  " for note in notes), "", *origin]) + "\n"
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _folded(note: str) -> str:
+    return textwrap.fill(note, _WIDTH, subsequent_indent="  ")
 
 
 def error_map(restored: np.ndarray, target: np.ndarray) -> np.ndarray:
