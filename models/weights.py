@@ -179,7 +179,7 @@ def detect(tensors: Mapping[str, torch.Tensor], path: str | Path) -> dict[str, A
     """
     intro = tensors.get("intro.weight")
     levels = _count(tensors, r"downs\.(\d+)\.")
-    if intro is None or intro.ndim != 4 or not levels:
+    if intro is None or intro.ndim != 4 or not intro.numel() or not levels:
         raise WeightsError(f"{path}: not the weights of an M3SNet or NAFNet; its tensors begin {_some(tensors)}")
     return {
         "img_channel": intro.shape[1],
