@@ -39,7 +39,8 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
     if data.size == 0:
         raise ImageError(f"{path}: the file is empty (0 bytes)")
-    # Before decoding: OpenCV fills what a cut JPEG lacks with gray, or (4.10) with the last image it decoded.
+    # Before decoding: for a cut JPEG OpenCV 4.10 returns gray or parts of the image it decoded before; 4.11 and 5.0
+    # refuse most of them, but not all of those whose rest is zeros.
     if _is_cut_off(data.data):
         raise ImageError(f"{path}: the image is cut off after {data.size:,} bytes; copy or download it again")
     try:
