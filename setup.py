@@ -17,7 +17,11 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=["models", "utils", "Deblurring", "Deraining"],
-    package_data={"Deblurring": ["configs/*.yml"], "Deraining": ["configs/*.yml"]},
+    package_data={
+        "Deblurring": ["configs/*.yml", "configs/ablation/*.yml"],
+        "Deraining": ["configs/*.yml", "configs/ablation/*.yml"],
+        "utils": ["gallery.html"],
+    },
     install_requires=REQUIREMENTS,
     extras_require={
         # spandrel and spandrel_extra_arches judge, as black boxes, that files written here are M3SNet files.

@@ -64,7 +64,7 @@ def test_bundled_samples_where_no_set_is(
     out = tmp_path / "out"
     program.main(["--weights", str(weights), "--results", str(out), "--opts", "DATA.ROOT", str(tmp_path / "none")])
     printed = capsys.readouterr().out
-    assert f"side by side:    {out / 'samples.png'}" in printed
+    assert f"side by side:  {out / 'samples.png'}" in printed
     assert max(len(line) for line in printed.splitlines() if str(tmp_path) not in line) <= 80
     (result,) = json.loads((out / "results.json").read_text())
     assert (result["dataset"], result["protocol"], result["images"]) == ("samples", protocol, 3)
@@ -79,8 +79,9 @@ def test_bundled_samples_where_no_set_is(
 def test_sets_on_disk_and_where_the_numbers_come_from(
     root: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (result,) = run(root, weights, tmp_path / "out")
+    (result,) = run(root, weights, tmp_path / "out", "TEST.REPORT", "true")
     assert (result["dataset"], result["images"]) == ("Rain100L", 5)
+    assert (tmp_path / "out/report.html").read_text().count("data:image/jpeg") == 15
     assert [row["name"] for row in result["per_image"]] == ["0", "1", "2", "3", "4"]
     origin = result["provenance"]
     assert origin["tlc_patch"] == 16

@@ -20,12 +20,13 @@ from yacs.config import CfgNode
 from models import size_name
 from models.weights import WeightsError, find_weights
 from utils.config import ConfigError, argument_parser
+from utils.gallery import Picture, write_gallery
 from utils.images import ImageError, read_image, write_image
 from utils.journal import Journal
 from utils.metrics import PROTOCOLS
 from utils.pairs import Pair, PairError, find_pairs, pair_folders
 from utils.provenance import provenance, sha256
-from utils.report import comparison_sheet, error_map, format_paper, format_table, write_results
+from utils.report import comparison_sheet, error_map, format_paper, format_table, origin_lines, write_results
 from utils.restorer import PUBLISHED_PATCH, best_device, load_restorer, restore
 from utils.samples import sample_pairs
 from utils.tasks import Benchmark, Task
@@ -37,6 +38,7 @@ Result = dict[str, Any]
 # What a person can mend: the programs print these without a traceback.
 ERRORS = (ConfigError, ImageError, PairError, WeightsError)
 
+_GALLERY = 48  # images of a set in the HTML page, at most: about 20 MB
 SAMPLES = "samples"  # the name of the bundled set
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -141,6 +143,8 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
             _draw(result, pairs, out_dir)
     if state.is_main_process:
         _publish(results, task, size, out_dir)
+        if config.TEST.REPORT:
+            print(f"page:          {_draw_gallery(results, sets, out_dir, f'{task.name}: {weights}')}")
         Journal.discard(out_dir)
     return results
 
@@ -224,11 +228,28 @@ def _publish(results: Sequence[Result], task: Task, size: str | None, out_dir: P
     published = {name: benchmark.paper.get(size or "") for name, benchmark in task.test_sets.items()}
     paper = {name: scores for name, scores in published.items() if scores}
     tables = format_table(results, paper), format_paper(results, task.test_sets, size)
-    print("", *filter(None, tables), sep="\n\n", end="\n\n")
+    print("\n" + "\n\n".join(filter(None, tables)) + "\n")
     for picture in [out_dir / f"{result['dataset']}.png" for result in results]:
         if picture.is_file():
             print(f"side by side:  {picture}")
     print(f"scores:        {', '.join(map(str, write_results(results, out_dir, paper)))}")
+
+
+def _draw_gallery(results: Sequence[Result], sets: Sequence[TestSet], out_dir: Path, title: str) -> Path:
+    """A page of the run's images; of a large set those at even steps from the best to the worst."""
+    pictures = []
+    for result, (name, pairs, _) in zip(results, sets, strict=True):
+        by_name = {pair.name: pair for pair in pairs}
+        ranked = sorted(result["per_image"], key=lambda row: row["psnr"])
+        for rank in np.unique(np.linspace(0, len(ranked) - 1, min(len(ranked), _GALLERY)).round().astype(int)):
+            row = ranked[rank]
+            _, degraded, target = _read(by_name[row["name"]])
+            restored = read_image(_restored_file(out_dir, name, row["name"]))
+            scores = {key: row[key] for key in ("psnr", "ssim", "input_psnr", "input_ssim")}
+            pictures.append(Picture(name, row["name"], degraded, restored, target, scores))
+    lines = [format_table(results), "", *origin_lines(results[0])]
+    write_gallery(pictures, out_dir / "report.html", title, lines)
+    return out_dir / "report.html"
 
 
 def _draw(result: Result, pairs: Sequence[Pair], out_dir: Path) -> None:

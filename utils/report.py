@@ -67,7 +67,8 @@ def format_paper(results: Sequence[Result], benchmarks: Mapping[str, Benchmark],
     peer = size if size in sizes else sizes[0]
     rows = {name: [benchmarks[dataset].paper[name] for dataset in run] for name in sizes}
     rows["this run"] = [(result["psnr"], result["ssim"]) for result in run.values()]
-    for scores in rows.values():
+    means = [f"mean of {len(run)}"] if len(run) > 1 else []
+    for scores in rows.values() if means else ():
         scores.append((fmean(psnr for psnr, _ in scores), fmean(ssim for _, ssim in scores)))
     cells = {name: [f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim in scores] for name, scores in rows.items()}
     cells[f"to {peer}"] = [
@@ -79,7 +80,7 @@ def format_paper(results: Sequence[Result], benchmarks: Mapping[str, Benchmark],
         for name, result in run.items()
         if benchmarks[name].images and result["images"] not in benchmarks[name].images
     }
-    header = ["Network", *(name + "*" * (name in partial) for name in run), f"mean of {len(run)}"]
+    header = ["Network", *(name + "*" * (name in partial) for name in run), *means]
     lines = _align([header, *([name, *line] for name, line in cells.items())])
     lines.insert(1, "-" * len(lines[0]))
     note = f"* not the published set, so the difference means nothing: {', '.join(partial.values())} images."
@@ -127,6 +128,11 @@ def write_results(results: Sequence[Result], out_dir: str | Path, paper: Paper |
     return [out_dir / name for name in texts]
 
 
+def origin_lines(result: Result) -> list[str]:
+    """Where a result comes from, a line per fact."""
+    return [f"{key}: {value}" for key, value in _flat(result.get("provenance", {})).items()]
+
+
 def _csv(results: Sequence[Result]) -> str:
     lines = [
         {"dataset": result["dataset"], "protocol": result["protocol"], **row, **_flat(result.get("provenance", {}))}
@@ -144,7 +150,7 @@ def _csv(results: Sequence[Result]) -> str:
 def _markdown(results: Sequence[Result], paper: Paper) -> str:
     header, sets, means, notes = _cells(results, paper)
     rule = ["---" if title in _TEXT_COLUMNS else "--:" for title in header]
-    origin = [f"- {key}: {value}" for key, value in _flat(results[0].get("provenance", {})).items()]
+    origin = [f"- {line}" for line in origin_lines(results[0])]
     table = [f"| {' | '.join(line)} |" for line in (header, rule, *sets, *means)]
     return "\n".join([*table, "", *(f"{note}  " for note in notes), "", *origin]) + "\n"
 

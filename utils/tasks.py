@@ -100,5 +100,6 @@ def default_config(mode: str) -> CfgNode:
 
     config.TEST = CfgNode()
     config.TEST.DATASETS = []  # names of the task's test sets; []: all that are there
+    config.TEST.REPORT = False  # write a page with before/after sliders, report.html
     config.TEST.TLC = True  # test-time local converter, for the patch size TRAIN_PS
     return config
