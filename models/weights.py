@@ -64,7 +64,7 @@ def load_model(weights: str | Path) -> M3SNet:
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: no M3SNet has this width and these levels ({error})") from error
     _check_fit(model.state_dict(), tensors, path)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    model.load_state_dict(tensors)  # into float32, whatever they are in
     model.patch_size = patch_size
     return model.eval()
 
