@@ -107,6 +107,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _literal(text: str) -> Any:
     """`--opts` values as Python reads them, else as YAML does (true, false), else as text."""
+    if not text:
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

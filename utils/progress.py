@@ -19,7 +19,8 @@ class TrainingLog:
     """Averages what happens between two reports; silent in all processes but the first.
 
     On a terminal one bar shows epoch, loss (as PSNR in dB: the loss is negative PSNR), learning rate, images per
-    second and the time left; elsewhere, and always in `train.log`, there is one line every `every` steps.
+    second and the time left; elsewhere there is one line every `every` steps. `metrics.csv` keeps the same numbers
+    with every digit, `tensorboard/` draws them.
     """
 
     def __init__(self, folder: Path, steps: int, batch_size: int, every: int, first_step: int, active: bool) -> None:
@@ -31,6 +32,11 @@ class TrainingLog:
         if active:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / "train.log").open("a", encoding="utf-8")
+            metrics = folder / "metrics.csv"
+            new = not (first_step and metrics.is_file())
+            self._metrics = metrics.open("w" if new else "a", encoding="utf-8", buffering=1)
+            if new:
+                self._metrics.write("step,epoch,psnr,learning_rate,gradient_norm,images_per_s\n")
             # Steps after the checkpoint were lost with the interrupted run: their points go too.
             self._board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1 if first_step else None)
             self._bar = tqdm(
@@ -59,6 +65,8 @@ class TrainingLog:
         psnr, norm = -sum(self._losses) / len(self._losses), sum(self._norms) / len(self._norms)
         for name, value in (("psnr", psnr), ("learning_rate", lr), ("gradient_norm", norm), ("images_per_s", speed)):
             self._board.add_scalar(f"train/{name}", value, self.done)
+        numbers = (self.done, epoch, psnr, lr, norm, round(speed, 2))
+        self._metrics.write(",".join(map(str, numbers)) + "\n")
         status = f"epoch {epoch}  PSNR {psnr:.2f} dB  lr {lr:.2e}  {speed:.1f} images/s"
         self._bar.set_description_str(status)
         if self._bar.disable:
@@ -83,4 +91,5 @@ class TrainingLog:
         if self.active:
             self._bar.close()
             self._board.close()
+            self._metrics.close()
             self._file.close()

@@ -127,7 +127,8 @@ def train(config: CfgNode, task: Task) -> Path:
     average = config.TRAINING.EMA_DECAY
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
     state = TrainState(model, optimizer, ema, accelerator.scaler)
-    say(f"{sum(p.numel() for p in model.parameters()):,} parameters, on {accelerator.device}")
+    parameters, processes = sum(p.numel() for p in model.parameters()), accelerator.num_processes
+    say(f"{parameters:,} parameters, {accelerator.device.type}, on {processes} process{'es' * (processes > 1)}")
 
     # Resume
     epochs = config.OPTIM.NUM_EPOCHS
