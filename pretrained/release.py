@@ -1,0 +1,75 @@
+"""Turn a checkpoint into released weights, and record their scores: pretrained/models.yml is written by this alone.
+
+    python pretrained/release.py derain checkpoints/Deraining/derain_2/model_best.pth --recipe Deraining/configs/derain_2.yml
+    python Deraining/test.py
+    python pretrained/release.py derain --scores results/Deraining/results.json
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models import load_model, save_weights, size_name
+from models.weights import PRETRAINED, WeightsError, released
+from utils.provenance import code_version, sha256
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the weights, or the scores, that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="what users say: load_model(NAME), --weights NAME")
+    parser.add_argument("checkpoint", nargs="?", type=Path, help="the weights to release, in half precision")
+    parser.add_argument("--recipe", help="the configuration they were trained with")
+    parser.add_argument("--scores", nargs="+", type=Path, default=[], metavar="RESULTS", help="results.json of test.py")
+    arguments = parser.parse_args(argv)
+    index = released()
+    try:
+        if arguments.checkpoint:
+            index[arguments.name] = release(arguments.name, arguments.checkpoint, arguments.recipe)
+        for results in arguments.scores:
+            index[arguments.name]["scores"] |= scores(results, index[arguments.name]["sha256"])
+    except (WeightsError, ValueError, OSError, KeyError) as error:
+        sys.exit(f"release.py: {error}")
+    text = "# Written by pretrained/release.py; what the entries mean: pretrained/README.md\n"
+    (PRETRAINED / "models.yml").write_text(text + yaml.safe_dump(index, sort_keys=False), encoding="utf-8")
+
+
+def release(name: str, checkpoint: Path, recipe: str) -> dict[str, Any]:
+    """Write NAME.safetensors; returns its entry in models.yml."""
+    model = load_model(checkpoint)
+    file = PRETRAINED / f"{name}.safetensors"
+    save_weights(model, file, half=True)
+    return {
+        "file": file.name,
+        "sha256": sha256(file),
+        "size": size_name(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "patch_size": model.patch_size,
+        "recipe": recipe,
+        "code": code_version(),
+        "scores": {},
+    }
+
+
+def scores(results: Path, file_hash: str) -> dict[str, dict[str, Any]]:
+    """The sets' means in a results.json, if it was these weights that were scored.
+
+    Raises:
+        ValueError: it was not.
+    """
+    found = json.loads(results.read_text(encoding="utf-8"))
+    for result in found:
+        if result["provenance"].get("weights_sha256") != file_hash:
+            raise ValueError(f"{results}: scores other weights than the released ones; run test.py on those")
+    keys = ("protocol", "images", "psnr", "ssim", "input_psnr", "input_ssim")
+    return {result["dataset"]: {key: result[key] for key in keys} for result in found}
+
+
+if __name__ == "__main__":
+    main()
