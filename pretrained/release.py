@@ -1,6 +1,7 @@
-"""Turn a checkpoint into released weights, and record their scores: pretrained/models.yml is written by this alone.
+r"""Turn a checkpoint into released weights, and record their scores: pretrained/models.yml is written by this alone.
 
-    python pretrained/release.py derain checkpoints/Deraining/derain_2/model_best.pth --recipe Deraining/configs/derain_2.yml
+    python pretrained/release.py derain checkpoints/Deraining/derain_2/model_best.pth \
+        --recipe Deraining/configs/derain_2.yml
     python Deraining/test.py
     python pretrained/release.py derain --scores results/Deraining/results.json
 """
