@@ -29,5 +29,7 @@ setup(
         "dev": ["ruff>=0.6", "mypy>=1.11"],
         # fig/*.py draws with it; nothing else does.
         "fig": ["matplotlib>=3.8"],
+        # prepare.py fetches data sets from Google Drive with it.
+        "download": ["gdown>=5"],
     },
 )

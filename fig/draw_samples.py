@@ -1,4 +1,4 @@
-"""Draw what restoring does: `python fig/draw_samples.py -o fig/samples.png`.
+"""Draw what restoring does: `python fig/draw_samples.py -o fig/samples.jpg`.
 
 One row per task: a bundled sample through the released weights (or those of --rain and --blur), beside its input and
 target, each with an enlarged detail.
