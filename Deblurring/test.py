@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_task_config(DEFAULTS, arguments.config, arguments.opts)
     results = arguments.results or Path("results") / TASK.name
     if arguments.score:
-        score_folders(arguments.score, arguments.target, TASK, results)
+        score_folders(arguments.score, arguments.target, TASK, results, config.TEST.PERCEPTUAL)
     else:
         evaluate_task(config, TASK, arguments.weights or TASK.weights, results)
 

@@ -23,8 +23,9 @@ from utils.config import ConfigError, argument_parser
 from utils.gallery import Picture, write_gallery
 from utils.images import ImageError, read_image, write_image
 from utils.journal import Journal
-from utils.metrics import PROTOCOLS
+from utils.metrics import PROTOCOLS, Protocol
 from utils.pairs import Pair, PairError, find_pairs, pair_folders
+from utils.perceptual import perceptual_scores
 from utils.provenance import provenance, sha256
 from utils.report import comparison_sheet, error_map, format_paper, format_table, origin_lines, write_results
 from utils.restorer import PUBLISHED_PATCH, best_device, load_restorer, restore
@@ -59,14 +60,15 @@ def evaluate(
     protocol: str,
     out_dir: Path | None = None,
     journal: Journal | None = None,
+    perceptual: Protocol | None = None,
 ) -> Result:
     """Restore and score every pair of a set; `restorer` maps an H x W x 3 uint8 image to its restored version.
 
     Returns {"dataset", "protocol", "images", scores, "per_image": [{"name", scores}]}, where scores are "psnr", "ssim",
-    what else the protocol names, and "input_psnr" and "input_ssim" of the degraded image as it is; those of the set are
-    means over its images. Without `restorer` the inputs are restored images already, and are only scored. With
-    `out_dir` the restored images are written to out_dir/dataset/NAME.png. Pairs that `journal` holds are not done
-    again. Under torchrun each process does its share of the pairs, and all return the whole.
+    what else the protocol and `perceptual` name, and "input_psnr" and "input_ssim" of the degraded image as it is;
+    those of the set are means over its images. Without `restorer` the inputs are restored images already, and are only
+    scored. With `out_dir` the restored images are written to out_dir/dataset/NAME.png. Pairs that `journal` holds are
+    not done again. Under torchrun each process does its share of the pairs, and all return the whole.
 
     Raises:
         PairError: the set is empty, or an input and its target differ in size.
@@ -79,7 +81,7 @@ def evaluate(
     mine = pairs[state.process_index :: state.num_processes]
     rows = _done_before(mine, dataset, out_dir, journal)
     left = [pair for pair in mine if _name(pair) not in rows]
-    finish = partial(_finish, dataset, protocol, out_dir, restorer is not None)
+    finish = partial(_finish, dataset, protocol, out_dir, restorer is not None, perceptual)
     # Reading ahead and scoring behind go on in threads while the network works: OpenCV and numpy release the lock.
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
@@ -108,12 +110,13 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
     """Evaluate all sets that `config` names, print their table and write results.json and pictures to `out_dir`.
 
     Raises:
-        ConfigError, PairError: a set is unknown, or none of them is there.
+        ConfigError, PairError: a set is unknown, none of them is there, or a perceptual metric is not to be had.
         ImageError, WeightsError: a file cannot be used.
     """
     state = start_processes()
     say = state.print
     sets = find_sets(config, task, out_dir, say)
+    perceptual = _perceptual(config.TEST.PERCEPTUAL)
     model = load_restorer(weights, config.TEST.TLC, device=state.device)
     size = size_name(model)
     window = (model.patch_size or PUBLISHED_PATCH) if config.TEST.TLC else None
@@ -132,12 +135,13 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
         "precision": "float32",
         "rounding": "8 bits, to nearest",
         "tiling": None,
+        "perceptual": list(config.TEST.PERCEPTUAL),
         **provenance(state.device),
     }
     results = []
     for name, pairs, benchmark in sets:
         journal = Journal(out_dir, name, {**origin, "protocol": benchmark.protocol}, state.process_index)
-        result = evaluate(partial(restore, model), name, pairs, benchmark.protocol, out_dir, journal)
+        result = evaluate(partial(restore, model), name, pairs, benchmark.protocol, out_dir, journal, perceptual)
         results.append({**result, "provenance": origin})
         if state.is_main_process:
             _draw(result, pairs, out_dir)
@@ -149,15 +153,26 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
     return results
 
 
-def score_folders(restored: Path, target: Path, task: Task, out_dir: Path) -> list[Result]:
+def score_folders(
+    restored: Path, target: Path, task: Task, out_dir: Path, perceptual: Sequence[str] = ()
+) -> list[Result]:
     """Score images that are restored already, made by any program, by the task's protocol; prints and writes as well.
 
+    `perceptual` is what TEST.PERCEPTUAL is elsewhere.
+
     Raises:
+        ConfigError: a perceptual metric is not to be had.
         PairError, ImageError: files have no partner, or cannot be read.
     """
     pairs = pair_folders(restored, target)
-    result = evaluate(None, restored.resolve().name, pairs, task.protocol)
-    origin = {"restored": str(restored), "target": str(target), **provenance(None)}
+    scorer = _perceptual(perceptual)
+    result = evaluate(None, restored.resolve().name, pairs, task.protocol, perceptual=scorer)
+    origin = {
+        "restored": str(restored),
+        "target": str(target),
+        "perceptual": list(perceptual),
+        **provenance(None),
+    }
     results = [{**result, "provenance": origin}]
     if start_processes().is_main_process:
         _publish(results, task, None, out_dir)
@@ -213,6 +228,12 @@ def start_processes() -> PartialState:
     """This process and its like: one, or as many as torchrun started."""
     # Without cpu=True, processes on a machine without an accelerator would not find each other.
     return PartialState(cpu=best_device().type == "cpu")
+
+
+def _perceptual(names: Sequence[str]) -> Protocol | None:
+    state = start_processes()
+    with state.main_process_first():  # the others find the weights downloaded
+        return perceptual_scores(names, state.device)
 
 
 def _test_set(name: str, known: dict[str, Benchmark], root: Path, task: Task, out_dir: Path) -> TestSet:
@@ -288,6 +309,7 @@ def _finish(
     protocol: str,
     out_dir: Path | None,
     has_input: bool,
+    perceptual: Protocol | None,
     item: tuple[Sample, np.ndarray],
 ) -> Result:
     (name, degraded, target), restored = item
@@ -296,6 +318,8 @@ def _finish(
         write_image(_restored_file(out_dir, dataset, name), restored)
     try:
         row = {"name": name, **score(restored, target)}
+        if perceptual is not None:
+            row |= perceptual(restored, target)
         if has_input:
             before = score(degraded, target)
             row |= {"input_psnr": before["psnr"], "input_ssim": before["ssim"]}

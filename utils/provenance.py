@@ -10,7 +10,16 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "opencv-python", "scikit-image", "scipy")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "scikit-image",
+    "scipy",
+    "pyiqa",
+)
 
 
 def provenance(device: torch.device | None = None) -> dict[str, Any]:

@@ -30,6 +30,10 @@ _EXTRAS = {
     "ssim_rgb": ("SSIM of each RGB channel (2-D)", "{:.4f}"),
     "ssim_2d": ("SSIM of each channel alone (2-D)", "{:.4f}"),
     "aligned": ("share of images that could be aligned", "{:.3f}"),
+    "lpips": ("distance of AlexNet's features, lower is better", "{:.4f}"),
+    "lpips-vgg": ("distance of VGG's features, lower is better", "{:.4f}"),
+    "dists": ("distance of structure and texture, lower is better", "{:.4f}"),
+    "niqe": ("naturalness without a target, lower is better", "{:.3f}"),
 }
 
 _PANEL = 400  # pixels: a sheet of four fits a 1700-pixel screen

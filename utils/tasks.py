@@ -101,5 +101,8 @@ def default_config(mode: str) -> CfgNode:
     config.TEST = CfgNode()
     config.TEST.DATASETS = []  # names of the task's test sets; []: all that are there
     config.TEST.REPORT = False  # write a page with before/after sliders, report.html
+    # Out of lpips, lpips-vgg, dists, niqe. They need pyiqa (pip install -e '.[perceptual]'), whose licence is
+    # non-commercial and which downloads the weights of each at first use.
+    config.TEST.PERCEPTUAL = []
     config.TEST.TLC = True  # test-time local converter, for the patch size TRAIN_PS
     return config
