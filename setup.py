@@ -25,7 +25,7 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         # spandrel and spandrel_extra_arches judge, as black boxes, that files written here are M3SNet files.
-        "test": ["pytest>=8", "spandrel>=0.4", "spandrel_extra_arches>=0.2"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "spandrel>=0.4", "spandrel_extra_arches>=0.2"],
         "dev": ["ruff>=0.6", "mypy>=1.11"],
         # fig/*.py draws with it; nothing else does.
         "fig": ["matplotlib>=3.8"],
