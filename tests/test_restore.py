@@ -25,8 +25,9 @@ Main = Callable[[list[str]], None]
 def model() -> M3SNet:
     torch.manual_seed(0)
     model = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)  # beta and gamma start at zero: the blocks would do nothing
+    for name, parameter in model.named_parameters():
+        # beta and gamma start at zero: the blocks would do nothing. With strong SCA it matters where means are taken.
+        torch.nn.init.normal_(parameter, std=2 if ".sca." in name else 0.1)
     return model.eval()
 
 
