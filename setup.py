@@ -31,5 +31,7 @@ setup(
         "fig": ["matplotlib>=3.8"],
         # prepare.py fetches data sets from Google Drive with it.
         "download": ["gdown>=5"],
+        # TEST.PERCEPTUAL: LPIPS, DISTS, NIQE; pyiqa's licence is non-commercial, and it downloads its networks.
+        "perceptual": ["pyiqa>=0.1.13"],
     },
 )
