@@ -1,0 +1,124 @@
+"""Training patches: a pure function of (seed, epoch, index); batches that do not depend on the number of processes."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+from torch.utils.data import DataLoader
+
+from utils.augment import ORIENTATIONS, crop, orient
+from utils.images import write_image
+from utils.losses import PSNRLoss
+from utils.pairs import Pair
+from utils.patches import PatchBatches, PatchDataset, centre_patch
+
+
+def darker(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A degradation that tells where its patch comes from: half the light, and a random level."""
+    return image // 2 + np.uint8(rng.integers(0, 100))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[Pair]:
+    """Two real pairs, whose input is the inverted target, and a photograph without input; one pair is small."""
+    made = []
+    for i, size in enumerate((60, 20, 70)):
+        target = data.astronaut()[80 * i : 80 * i + size, 100 : 100 + size + 7]
+        write_image(tmp_path / f"{i}.png", target)
+        write_image(tmp_path / f"input{i}.png", 255 - target)
+        made.append(Pair(str(i), tmp_path / f"input{i}.png" if i < 2 else None, tmp_path / f"{i}.png"))
+    return made
+
+
+def dataset(pairs: list[Pair], **options: object) -> PatchDataset:
+    return PatchDataset(pairs, 32, 1, darker, margin=4, **options)  # type: ignore[arg-type]
+
+
+def test_a_patch_depends_on_seed_epoch_and_index_alone(pairs: list[Pair]) -> None:
+    batches = PatchBatches(3, 2, 1, 1, 3, steps=4)
+    seen = [
+        [(patch.degraded, patch.target, patch.orientation) for patch in loader]
+        for loader in (
+            DataLoader(dataset(pairs), batch_sampler=batches),
+            DataLoader(dataset(pairs, cache=True), batch_sampler=batches, num_workers=2),
+        )
+    ]
+    assert len(seen[0]) == 12
+    for one, two in zip(*seen, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    a, b, c = (dataset(pairs)[key].target for key in ((1, 0), (2, 0), (1, 3)))
+    assert not torch.equal(a, b)
+    assert not torch.equal(a, c)  # index 3 is another look at pair 0
+    assert dataset(pairs)[1, 3].pair == 0
+    assert not torch.equal(a, PatchDataset(pairs, 32, 2, darker)[1, 0].target)
+
+
+def test_input_and_target_show_the_same_place_in_8_bits(pairs: list[Pair]) -> None:
+    for epoch in range(5):
+        for index in range(2):
+            patch = dataset(pairs)[epoch, index]
+            assert patch.degraded.dtype == patch.target.dtype == torch.uint8
+            assert patch.target.shape == (3, 32, 32)
+            assert torch.equal(255 - patch.degraded, patch.target)
+        made = dataset(pairs)[epoch, 2]
+        offset = made.degraded.int() - made.target.int() // 2
+        assert offset.unique().numel() == 1  # degraded with its margin, then trimmed to where the target lies
+
+
+def test_a_photograph_needs_a_degradation(pairs: list[Pair]) -> None:
+    with pytest.raises(ValueError, match="need a degradation"):
+        PatchDataset(pairs, 32, 1)
+    with pytest.raises(ValueError, match=r"2\.png: has no degraded image"):
+        centre_patch(pairs[2], 32, 1, None)
+
+
+def test_small_images_are_reflected() -> None:
+    image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    padded = np.pad(image, ((2, 9), (3, 8), (0, 0)), mode="reflect")
+    np.testing.assert_array_equal(crop(image, -2, -3, 16, 18), padded)
+    np.testing.assert_array_equal(crop(image, 1, 2, 3, 4), image[1:4, 2:6])
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_the_same_batches(world: int) -> None:
+    whole = list(PatchBatches(10, 4, 7, 2, 3))
+    shares = [list(PatchBatches(10, 4, 7, 2, 3, rank=rank, world=world)) for rank in range(world)]
+    assert [[key for part in parts for key in part] for parts in zip(*shares, strict=True)] == whole
+    assert len(whole) == len(PatchBatches(10, 4, 7, 2, 3)) == 6
+    later = list(PatchBatches(10, 4, 7, 3, 3))
+    assert later == whole[3:]  # what a resumed run sees
+
+
+def test_epochs_of_any_length_look_at_all_pairs_alike() -> None:
+    keys = [key for batch in PatchBatches(5, 2, 1, 1, 1, steps=10) for key in batch]
+    assert np.bincount([index % 5 for _, index in keys]).tolist() == [4] * 5
+    assert len(set(keys)) == 20  # no look is repeated
+    assert len(list(PatchBatches(50, 2, 1, 1, 1, steps=3))) == 3
+    with pytest.raises(ValueError, match="BATCH_SIZE 4 cannot be shared equally by 3"):
+        PatchBatches(10, 4, 1, 1, 1, world=3)
+
+
+def test_the_eight_orientations() -> None:
+    patch = torch.arange(27).reshape(1, 3, 3, 3)
+    turned = orient(patch.expand(ORIENTATIONS, -1, -1, -1), torch.arange(ORIENTATIONS))
+    assert len({tuple(image.flatten().tolist()) for image in turned}) == 8
+    for image in turned:
+        assert sorted(image[1].flatten().tolist()) == patch[0, 1].flatten().tolist()
+        assert image[1, 1, 1] == patch[0, 1, 1, 1]  # the centre stays
+        assert torch.equal(image[2] - image[0], torch.full((3, 3), 18))  # channels turn together
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_loss_is_the_negative_psnr_of_each_image(dtype: torch.dtype) -> None:
+    target = torch.zeros(2, 3, 8, 8)
+    restored = target.clone()
+    restored[0] += 0.25  # MSE 1/16
+    restored[1, :, :4] += 0.5  # MSE 1/8
+    expected = (10 * np.log10(1 / 16 + 1e-8) + 10 * np.log10(1 / 8 + 1e-8)) / 2
+    loss = PSNRLoss()(restored.to(dtype), target.to(dtype))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    assert float(PSNRLoss()(target, target)) == pytest.approx(-80)
