@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from models.m3snet import M3SNet
 
@@ -89,7 +89,7 @@ def save_weights(model: M3SNet, path: str | Path, half: bool = False) -> None:
         metadata["patch_size"] = str(model.patch_size)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        save_file(tensors, temporary, metadata=metadata)
+        temporary.write_bytes(save(tensors, metadata=metadata))  # save_file's would be unreadable to colleagues
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -180,11 +180,13 @@ def test_failed_writes_leave_the_old_file(
     path = tmp_path / "weights.safetensors"
     save_weights(model, path)
 
-    def fill_disk(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
-        Path(path).write_bytes(b"half a file")
+    write = Path.write_bytes
+
+    def fill_disk(path: Path, content: bytes) -> None:
+        write(path, content[: len(content) // 2])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("models.weights.save_file", fill_disk)
+    monkeypatch.setattr(Path, "write_bytes", fill_disk)
     with pytest.raises(OSError, match="no space"):
         save_weights(tiny(), path)
     assert_same(load_model(path), model)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,15 @@ class CheckpointError(ValueError):
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write `state` to `path` whole or not at all: to a temporary file beside it, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # tempfile's own would be unreadable to colleagues
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -56,5 +55,5 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def prune_checkpoints(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` of the numbered checkpoints (model_epoch_N.pth)."""
     numbered = natsorted(folder.glob("model_epoch_*.pth"), key=lambda path: path.name)
-    for path in numbered[: len(numbered) - keep]:
+    for path in numbered[: max(0, len(numbered) - keep)]:
         path.unlink()

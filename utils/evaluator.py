@@ -72,8 +72,7 @@ def evaluate(
 
     Raises:
         PairError: the set is empty, or an input and its target differ in size.
-        ImageError: an image cannot be read or written.
-        ValueError: the restored image is not of its target's size, or too small for the protocol.
+        ImageError: an image cannot be read or written, is not of its target's size, or too small for the protocol.
     """
     if not pairs:
         raise PairError(f"{dataset}: there are no pairs to score")
@@ -324,7 +323,7 @@ def _finish(
             before = score(degraded, target)
             row |= {"input_psnr": before["psnr"], "input_ssim": before["ssim"]}
     except ValueError as error:
-        raise ValueError(f"{dataset}, {name}: {error}") from error
+        raise ImageError(f"{dataset}, {name}: {error}") from error
     return row
 
 

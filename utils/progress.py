@@ -40,7 +40,11 @@ class TrainingLog:
             # Steps after the checkpoint were lost with the interrupted run: their points go too.
             self._board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1 if first_step else None)
             self._bar = tqdm(
-                total=steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+                total=steps,
+                initial=first_step,
+                dynamic_ncols=True,
+                disable=not sys.stderr.isatty(),
+                bar_format="{desc}{percentage:3.0f}%|{bar}| {remaining} left",  # tqdm's own is cut off at 80 columns
             )
 
     def say(self, line: str) -> None:
@@ -54,10 +58,10 @@ class TrainingLog:
     def step(self, epoch: int, loss: float, grad_norm: float, lr: float) -> None:
         """Count one optimizer step."""
         self.done += 1
-        self._losses.append(loss)
-        self._norms.append(grad_norm)
         if not self.active:
             return
+        self._losses.append(loss)
+        self._norms.append(grad_norm)
         self._bar.update()
         if self.done % self.every:
             return
@@ -68,7 +72,7 @@ class TrainingLog:
         numbers = (self.done, epoch, psnr, lr, norm, round(speed, 2))
         self._metrics.write(",".join(map(str, numbers)) + "\n")
         status = f"epoch {epoch}  PSNR {psnr:.2f} dB  lr {lr:.2e}  {speed:.1f} images/s"
-        self._bar.set_description_str(status)
+        self._bar.set_description_str(f"{status}  ")
         if self._bar.disable:
             left = (self._bar.total - self.done) * self.batch_size / speed
             self.say(f"step {self.done}  {status}  |grad| {norm:.3g}  left {tqdm.format_interval(left)}")
