@@ -3,6 +3,7 @@ from models.blocks import SCA, LayerNorm2d, NAFBlock, SimpleGate
 from models.local import local_pooling
 from models.m3snet import FFM, MHAMB, SIZES, M3SNet, create_model, size_name
 from models.weights import WeightsError, load_model, save_weights
+from models.widen import widen
 
 __all__ = [
     "FFM",
@@ -19,4 +20,5 @@ __all__ = [
     "local_pooling",
     "save_weights",
     "size_name",
+    "widen",
 ]

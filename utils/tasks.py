@@ -82,6 +82,7 @@ def default_config(mode: str) -> CfgNode:
 
     config.TRAINING.SHARP_DIRS = []  # folders of sharp photographs, degraded on the fly; "samples": the bundled ones
     config.TRAINING.WEIGHTS = ""  # start from these weights (a file or a released name): fine-tuning
+    config.TRAINING.WIDEN = 0  # how many times to double the channels of WEIGHTS first; the function stays the same
     config.TRAINING.VAL_COUNT = 64  # images split from the training set for validation
     config.TRAINING.VAL_ON_TEST_SET = False  # use a VAL_DIR that is a test set: scores on it are then no test scores
     config.TRAINING.EPOCH_STEPS = 0  # optimizer steps in one epoch; 0: one pass over the training images

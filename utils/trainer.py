@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from models import M3SNet, create_model, load_model
+from models import M3SNet, create_model, load_model, widen
 from models.weights import WeightsError, from_published, to_published
 from utils.augment import orient
 from utils.checkpoint import BEST, LATEST, CheckpointError, load_checkpoint, prune_checkpoints, save_checkpoint
@@ -121,8 +121,7 @@ def train(config: CfgNode, task: Task) -> Path:
     say(f"{len(pairs)} training images, {len(val_pairs)} for validation")
 
     # Model and optimizer
-    model = load_model(config.TRAINING.WEIGHTS) if config.TRAINING.WEIGHTS else build_model(config)
-    model = model.train().to(accelerator.device).to(memory_format=torch.channels_last)
+    model = build_model(config).train().to(accelerator.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
     average = config.TRAINING.EMA_DECAY
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
@@ -276,7 +275,12 @@ def training_pairs(config: CfgNode, task: Task, say: Any) -> tuple[list[Pair], l
 
 
 def build_model(config: CfgNode) -> M3SNet:
-    """The network that the MODEL keys name."""
+    """The network that the MODEL keys name, or that of TRAINING.WEIGHTS, grown by TRAINING.WIDEN."""
+    if config.TRAINING.WEIGHTS:
+        model = load_model(config.TRAINING.WEIGHTS)
+        for doubling in range(config.TRAINING.WIDEN):
+            model = widen(model, config.TRAINING.SEED + doubling)
+        return model
     return create_model(config.MODEL.NAME, ffm=config.MODEL.FFM, mhamb=config.MODEL.MHAMB)
 
 
@@ -292,7 +296,7 @@ def build_optimizer(model: nn.Module, config: CfgNode) -> torch.optim.Optimizer:
         betas=(optim.BETA1, optim.BETA2),
         eps=1e-8,
         weight_decay=optim.WEIGHT_DECAY,
-        fused=next(model.parameters()).is_cuda,
+        fused=True,
     )
 
 
