@@ -60,6 +60,20 @@ def test_each_patch_has_its_own_orientation_and_pairs_stay_aligned():
         assert torch.equal(turned[i : i + 1], orient(target[i : i + 1], k[None]))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_memory_format_stays(memory_format):
+    patches = torch.arange(8 * 3 * 5 * 5).reshape(8, 3, 5, 5)
+    turned = orient(patches.contiguous(memory_format=memory_format), torch.arange(8))
+    assert turned.is_contiguous(memory_format=memory_format)
+    assert torch.equal(turned, orient(patches, torch.arange(8)))
+
+
+def test_the_host_never_waits_for_orientations():
+    on_meta = torch.arange(4, device="meta")  # a device that has no values to wait for
+    assert orient(torch.zeros(4, 3, 5, 5, device="meta"), on_meta).shape == (4, 3, 5, 5)
+
+
 def test_as_many_orientations_as_patches():
-    with pytest.raises(ValueError):
-        orient(torch.zeros(3, 3, 2, 2), torch.zeros(2, dtype=torch.int64))
+    for count in (1, 2):
+        with pytest.raises(ValueError, match=f"expected 3 orientations, one per patch, found {count}"):
+            orient(torch.zeros(3, 3, 2, 2), torch.zeros(count, dtype=torch.int64))
