@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class LayerNorm2d(nn.Module):
@@ -67,8 +68,21 @@ class NAFBlock(nn.Module):
         self.conv5 = nn.Conv2d(chs, chs, 1)
         self.gamma = nn.Parameter(torch.zeros(1, chs, 1, 1))
 
+        self.grad_checkpointing = False  # M3SNet.set_grad_checkpointing
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            # The block draws no random numbers, so the states of their generators need not be kept either.
+            return checkpoint(self._forward, x, use_reentrant=False, preserve_rng_state=False)
+        return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.gate(self.conv2(self.conv1(self.norm1(x))))
-        x = x + self.beta * self.conv3(self.sca(y))
+        x = x + _scaled(self.beta, self.conv3, self.sca(y))
         y = self.gate(self.conv4(self.norm2(x)))
-        return x + self.gamma * self.conv5(y)
+        return x + _scaled(self.gamma, self.conv5, y)
+
+
+def _scaled(scale: torch.Tensor, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """`scale * conv(x)`, by scaled weights: these are few, and training need not keep what was to be scaled."""
+    return F.conv2d(x, scale.view(-1, 1, 1, 1) * conv.weight, scale.flatten() * conv.bias)

@@ -128,6 +128,15 @@ class M3SNet(nn.Module):
         restored = x + self._residual(x)
         return restored[..., :height, :width]
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Train in less memory: keep only the NAFBlocks' inputs, and compute the blocks again in the backward pass.
+
+        The loss and the gradients stay the same.
+        """
+        for module in self.modules():
+            if isinstance(module, NAFBlock):
+                module.grad_checkpointing = enable
+
     def _residual(self, image: torch.Tensor) -> torch.Tensor:
         x = self.intro(image)
         skips = []
