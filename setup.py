@@ -27,8 +27,8 @@ setup(
         # spandrel and spandrel_extra_arches judge, as black boxes, that files written here are M3SNet files.
         "test": ["pytest>=8", "pytest-xdist>=3.5", "spandrel>=0.4", "spandrel_extra_arches>=0.2"],
         "dev": ["ruff>=0.6", "mypy>=1.11"],
-        # fig/*.py draws with it; nothing else does.
-        "fig": ["matplotlib>=3.8"],
+        # TRAINING.WANDB
+        "wandb": ["wandb>=0.17"],
         # prepare.py fetches data sets from Google Drive with it.
         "download": ["gdown>=5"],
         # TEST.PERCEPTUAL: LPIPS, DISTS, NIQE; pyiqa's licence is non-commercial, and it downloads its networks.

@@ -16,8 +16,10 @@ from utils.trainer import ERRORS, train
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the training that the command line describes."""
-    arguments = argument_parser(__doc__).parse_args(argv)
-    train(load_task_config(DEFAULTS, arguments.config, arguments.opts), TASK)
+    parser = argument_parser(__doc__)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes, and stop")
+    arguments = parser.parse_args(argv)
+    train(load_task_config(DEFAULTS, arguments.config, arguments.opts), TASK, arguments.dry_run)
 
 
 if __name__ == "__main__":

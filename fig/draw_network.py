@@ -2,7 +2,7 @@
 
 The encoder climbs the left flank, where every level halves the resolution and doubles the channels, the decoder comes
 down the right one, and the fusion pyramid fills what is between. Boxes and arrows are those that a run of the network
-makes, so a changed network gives a changed drawing. Needs matplotlib: pip install -e '.[fig]'.
+makes, so a changed network gives a changed drawing.
 """
 from __future__ import annotations
 
@@ -341,8 +341,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         draw(create_model(arguments.size), arguments.size, arguments.out)
-    except ModuleNotFoundError as error:
-        sys.exit(f"draw_network.py: {error}; install what draws: pip install -e '.[fig]'")
     except (OSError, ValueError) as error:
         sys.exit(f"draw_network.py: {error}")
     print(arguments.out)

@@ -2,3 +2,35 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from skimage import data
+
+from models import SIZES
+from utils.images import write_image
+
+
+@pytest.fixture
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no training had run in this process; and there is a network small enough to train in a test."""
+    monkeypatch.setitem(SIZES, "tiny", {"width": 8, "enc_blk_nums": (1, 1, 1, 1)})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Nine pairs of different scenes; one is smaller than a patch."""
+    photograph = data.astronaut()
+    for i in range(9):
+        top, left = divmod(i, 3)
+        size = 20 if i == 8 else 48
+        target = photograph[150 * top : 150 * top + size, 160 * left : 160 * left + 56]
+        noise = np.random.default_rng(i).normal(0, 20, target.shape)
+        write_image(tmp_path / "pairs/target" / f"{i}.png", target)
+        write_image(tmp_path / "pairs/input" / f"{i}.png", np.clip(target + noise, 0, 255).astype(np.uint8))
+    return tmp_path / "pairs"

@@ -110,7 +110,6 @@ def test_what_cannot_be_drawn_is_named(network: ModuleType) -> None:
 
 
 def test_the_drawing_holds_its_boxes_and_arrows(network: ModuleType, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="draws the figures: pip install -e '.[fig]'")
     texts = {}
     for name, model in {"full": tiny(), "plain": tiny(ffm=False)}.items():
         network.draw(model, name, tmp_path / "made" / f"{name}.svg")
@@ -123,7 +122,6 @@ def test_the_drawing_holds_its_boxes_and_arrows(network: ModuleType, tmp_path: P
 
 
 def test_an_unknown_format_is_an_error(network: ModuleType, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="draws the figures: pip install -e '.[fig]'")
     with pytest.raises(SystemExit, match=r"draw_network\.py: .*xyz"):
         network.main(["--size", "M3SNet-T", "-o", str(tmp_path / "network.xyz")])
 

@@ -1,7 +1,6 @@
 """train.py of both tasks: resuming, several processes, precision, what stops a run and what it leaves."""
 from __future__ import annotations
 
-import csv
 import math
 import os
 import subprocess
@@ -9,137 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from skimage import data
+from runs import PROGRAM, configuration, metrics, options, train
 
 import Deraining.train
-from models import SIZES, create_model, load_model, save_weights
-from utils import trainer
+from models import create_model, load_model, save_weights
+from utils import recipe, stepping, trainer
 from utils.checkpoint import CheckpointError, load_checkpoint
-from utils.images import write_image
+from utils.images import read_image
 from utils.pairs import PairError
-from utils.trainer import TrainingError
+from utils.recipe import TrainingError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = PROGRAM.parents[1]
 
-
-@pytest.fixture(autouse=True)
-def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "tiny", {"width": 8, "enc_blk_nums": (1, 1, 1, 1)})
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    AcceleratorState._reset_state(reset_partial_state=True)  # one process of a person runs one training
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Nine pairs of different scenes; one is smaller than a patch."""
-    photograph = data.astronaut()
-    for i in range(9):
-        top, left = divmod(i, 3)
-        size = 20 if i == 8 else 48
-        target = photograph[150 * top : 150 * top + size, 160 * left : 160 * left + 56]
-        noise = np.random.default_rng(i).normal(0, 20, target.shape)
-        write_image(tmp_path / "pairs/target" / f"{i}.png", target)
-        write_image(tmp_path / "pairs/input" / f"{i}.png", np.clip(target + noise, 0, 255).astype(np.uint8))
-    return tmp_path / "pairs"
-
-
-def options(folder: Path, out: Path, **keys: Any) -> list[str]:
-    settings: dict[str, Any] = {
-        "MODEL.NAME": "tiny",
-        "MODEL.SESSION": "run",
-        "OPTIM.BATCH_SIZE": 4,
-        "OPTIM.NUM_EPOCHS": 4,
-        "OPTIM.WARMUP_EPOCHS": 1,
-        "TRAINING.TRAIN_DIR": folder,
-        "TRAINING.SAVE_DIR": out,
-        "TRAINING.TRAIN_PS": 32,
-        "TRAINING.VAL_PS": 32,
-        "TRAINING.VAL_COUNT": 2,
-        "TRAINING.VAL_AFTER_EVERY": 2,
-        "TRAINING.NUM_WORKERS": 0,
-        "TRAINING.LOG_EVERY": 1,
-        **{key.replace("__", "."): value for key, value in keys.items()},
-    }
-    return ["--opts", *(str(word) for pair in settings.items() for word in pair)]
-
-
-def train(folder: Path, out: Path, **keys: Any) -> Path:
-    Deraining.train.main(options(folder, out, **keys))
-    return out / "Deraining/run"
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
-
-
-def assert_same(a: Any, b: Any, path: str = "") -> None:
-    """Bit for bit, through nested dictionaries and lists."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_same(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{path}.{i}")
-    else:
-        assert a == b, path
-
-
-@pytest.mark.parametrize("recipe", [{}, {"TRAINING__EMA_DECAY": 0.9, "OPTIM__ACCUMULATE": 2, "OPTIM__NAME": "AdamW"}])
-def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
-    recipe: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(folder, tmp_path / "whole", **recipe)
-    save, saved = trainer.save, []
-
-    def stop_after_two(state: Any, path: Path, *rest: Any) -> None:
-        save(state, path, *rest)
-        saved.append(path.name)
-        if path.name == "model_latest.pth" and state.epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer, "save", stop_after_two)
-        train(folder, tmp_path / "parts", **recipe)
-    parts = train(folder, tmp_path / "parts", **recipe, TRAINING__NUM_WORKERS=2)
-    a, b = (load_checkpoint(run / "model_latest.pth") for run in (whole, parts))
-    for state in (a, b):
-        for key in ("SAVE_DIR", "NUM_WORKERS"):
-            del state["config"]["TRAINING"][key]
-    assert a["epoch"] == 4
-    assert_same(a, b)
-    initial = create_model("tiny").state_dict()
-    assert any(not torch.equal(a["state_dict"][key], initial[key]) for key in ("intro.weight", "ending.weight"))
-    assert ("params_ema" in a) == bool(recipe)
-    assert [line["step"] for line in metrics(parts)] == [line["step"] for line in metrics(whole)]
-
-
-def test_two_processes_see_the_same_losses_as_one(folder: Path, tmp_path: Path) -> None:
-    losses = []
-    for name, start in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2"])):
-        words = options(folder, tmp_path / name, MODEL__NAME="M3SNet-T", OPTIM__NUM_EPOCHS=2)
-        port = ["--master_port", "29617"] if start else []
-        done = subprocess.run(
-            [sys.executable, *start, *port, str(ROOT / "Deraining/train.py"), *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert f"on {2 if start else 1} process" in done.stdout
-        losses.append([line["psnr"] for line in metrics(tmp_path / name / "Deraining/run")])
-    assert len(losses[0]) == len(losses[1]) == 4
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+pytestmark = pytest.mark.usefixtures("fresh_process")
 
 
 def test_accumulation_changes_nothing_but_memory(folder: Path, tmp_path: Path) -> None:
@@ -173,7 +56,7 @@ def test_rate_norm_and_clipping_are_logged(folder: Path, tmp_path: Path) -> None
 def test_a_loss_that_is_not_finite_stops_before_the_step(
     limit: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Breaks(trainer.PSNRLoss):
+    class Breaks(stepping.PSNRLoss):
         calls = 0
 
         def forward(self, restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -181,14 +64,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
             return super().forward(restored, target) * (math.nan if Breaks.calls > 3 else 1)
 
     train(folder, tmp_path / "good", OPTIM__NUM_EPOCHS=4)
-    monkeypatch.setattr(trainer, "PSNRLoss", Breaks)
+    monkeypatch.setattr(stepping, "PSNRLoss", Breaks)
     with pytest.raises(TrainingError, match=rf"not finite for {limit} step\(s\) in a row") as error:
         train(folder, tmp_path / "bad", TRAINING__NONFINITE_LIMIT=limit)
     assert Breaks.calls == 3 + limit
     named = str(error.value).split("the last on ")[1].split(".")[0].split(", ")
     assert len(named) == 4
     assert set(named) <= {str(i) for i in range(9)}
-    assert "the loss is nan" in capsys.readouterr().out
+    assert "the loss is not finite, step skipped; this process's batch: " in capsys.readouterr().out
     state = load_checkpoint(tmp_path / "bad/Deraining/run/model_latest.pth")
     assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
     # Three steps were taken: the optimizer says so.
@@ -202,17 +85,27 @@ def test_what_a_run_leaves(folder: Path, tmp_path: Path) -> None:
         "model_epoch_3.pth",
         "model_epoch_4.pth",
         "model_latest.pth",
+        "model_previous.pth",
     ]
     model = load_model(run / "model_best.pth")
     assert (model.config["width"], model.patch_size) == (8, 32)
-    assert {"config.yml", "train.log", "metrics.csv", "tensorboard", "validation"} <= {p.name for p in run.iterdir()}
+    assert {path.name for path in run.iterdir() if path.suffix != ".pth"} == {
+        "config.yml",
+        "curves.png",
+        "environment.json",
+        "metrics.csv",
+        "tensorboard",
+        "train.log",
+        "validation",
+        "validation.csv",
+    }
     with pytest.raises(CheckpointError, match="which RESUME false would overwrite"):
         train(folder, tmp_path, TRAINING__RESUME="false")
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         train(folder, tmp_path, TRAINING__RESUME=tmp_path / "none.pth")
-    torn = run / "model_latest.pth"
-    torn.write_bytes(torn.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match=r"model_latest\.pth: damaged"):
+    for path in run.glob("*.pth"):
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="none of its 5 checkpoints is whole"):
         train(folder, tmp_path)
 
 
@@ -249,15 +142,11 @@ def test_several_gpus_under_plain_python_print_the_torchrun_line(
     class Two:
         device, num_processes, scaler, print = torch.device("cuda"), 1, None, staticmethod(print)
 
-    monkeypatch.setattr(trainer, "Accelerator", lambda **_: Two())
+    monkeypatch.setattr(recipe, "Accelerator", lambda **_: Two())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    trainer.start_accelerator(trainer_config(folder, tmp_path, GPU="[3, 5]"))
+    recipe.start_accelerator(configuration(folder, tmp_path, GPU="[3, 5]"))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
     assert "torchrun --nproc_per_node 2 " in capsys.readouterr().out
-
-
-def trainer_config(folder: Path, out: Path, **keys: Any) -> Any:
-    return Deraining.train.load_task_config(Deraining.train.DEFAULTS, None, options(folder, out, **keys)[1:])
 
 
 def test_bad_data_is_said_before_the_first_step(folder: Path, tmp_path: Path) -> None:
@@ -287,3 +176,93 @@ def test_quickstart_from_another_folder_and_errors_in_one_line(tmp_path: Path) -
     failed = run(quickstart, "--opts", "OPTIM.BATCHSIZE", "2")
     assert (failed.returncode, failed.stderr.splitlines()[-1][:40]) == (1, "error: --opts: unknown key OPTIM.BATCHSI")
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
+    limit: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build, calls = recipe.build_model, []
+
+    def breaking(config: Any) -> Any:
+        model = build(config)
+
+        def third(gradient: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            return gradient * (math.inf if len(calls) == 3 else 1)
+
+        model.ending.weight.register_hook(third)
+        return model
+
+    monkeypatch.setattr(trainer, "build_model", breaking)
+    if limit == 1:
+        with pytest.raises(TrainingError, match=r"the gradient was not finite for 1 step\(s\) in a row"):
+            train(folder, tmp_path, TRAINING__NONFINITE_LIMIT=limit)
+        assert len(calls) == 3
+    else:
+        run = train(folder, tmp_path, TRAINING__NONFINITE_LIMIT=limit)
+        assert len(calls) == 8
+        state = load_checkpoint(run / "model_latest.pth")
+        assert (state["step"], state["skipped"]) == (8, 1)
+        assert {float(slot["step"]) for slot in state["optimizer"]["state"].values()} == {7.0}
+        assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
+    assert "the gradient is not finite, step skipped" in capsys.readouterr().out
+
+
+def test_where_compiling_fails_training_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_compiler(model: torch.nn.Module) -> Any:
+        def call(images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no C++ compiler\nmany more lines")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    run = train(folder, tmp_path, TRAINING__COMPILE="true", OPTIM__NUM_EPOCHS=2)
+    assert len(metrics(run)) == 4
+    assert "torch.compile does not work here, training goes on without it (no C++ compiler)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [train(folder, tmp_path / key, TRAINING__COMPILE=key, OPTIM__NUM_EPOCHS=2) for key in ("false", "true")]
+    assert "does not work here" not in capsys.readouterr().out
+    eager, compiled = ([line["psnr"] for line in metrics(run)] for run in runs)
+    assert compiled == pytest.approx(eager, rel=1e-3)
+
+
+def test_overfitting_four_patches_reaches_40_db(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {"TRAINING__OVERFIT": 4, "TRAINING__TRAIN_PS": 16, "TRAINING__LOG_EVERY": 50, "OPTIM__CLIP_NORM": 1.0}
+    train(folder, tmp_path / "a", **keys, TRAINING__EPOCH_STEPS=100, OPTIM__NUM_EPOCHS=3, OPTIM__LR_INITIAL=3e-3)
+    last = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("overfit: 4 patches from "))
+    before, reached = (float(word) for word in last.split() if word[0].isdigit() and "." in word)
+    assert before < 30
+    assert reached >= 40
+    with pytest.raises(TrainingError, match=r"OVERFIT: 4 patches reached \d+\.\d+ dB of 40"):
+        train(folder, tmp_path / "b", **keys, TRAINING__EPOCH_STEPS=2, OPTIM__NUM_EPOCHS=2)
+
+
+def test_a_dry_run_says_everything_and_keeps_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = options(folder, tmp_path, OPTIM__NUM_EPOCHS=100, OPTIM__WARMUP_EPOCHS=3)
+    Deraining.train.main(["--dry-run", *words])
+    printed = capsys.readouterr().out
+    for text in (
+        "7 training images, 2 for validation",
+        "268,403 parameters",
+        "  NUM_EPOCHS: 100",
+        "    1    3.333e-04",
+        "    3    1.000e-03",
+        "  100    1.000e-06",
+        "200 steps of 4 images, ",
+        "50 validations of 2 images, ",
+        "GiB used",
+    ):
+        assert text in printed
+    run = tmp_path / "Deraining/run"
+    assert [path.name for path in run.iterdir()] == ["learning_rate.png"]
+    assert read_image(run / "learning_rate.png").std() > 5  # something is drawn

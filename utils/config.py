@@ -91,6 +91,18 @@ def to_dict(config: CfgNode) -> dict[str, Any]:
     return {key: to_dict(value) if isinstance(value, CfgNode) else value for key, value in config.items()}
 
 
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """"KEY old -> new" for every key whose value is another one now; groups and keys that only one has count too."""
+    lines = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name} {old!r} -> {new!r}")
+    return lines
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -1,51 +1,81 @@
-"""What a training tells while it runs: a progress bar or lines, a log file, and TensorBoard."""
+"""What a training tells while it runs: a progress bar or lines, a log file, tables, curves, TensorBoard, W&B."""
 from __future__ import annotations
 
+import contextlib
+import csv
+import json
+import os
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 from tqdm import tqdm
+from yacs.config import CfgNode
 
+from utils.config import ConfigError, to_dict
+from utils.curves import draw_curves
 from utils.images import to_tensor
+from utils.provenance import provenance
+
+METRICS = ("step", "epoch", "psnr", "learning_rate", "gradient_norm", "images_per_s", "data_wait", "memory_gib")
+VALIDATION = ("step", "epoch", "psnr")
 
 
 class TrainingLog:
     """Averages what happens between two reports; silent in all processes but the first.
 
-    On a terminal one bar shows epoch, loss (as PSNR in dB: the loss is negative PSNR), learning rate, images per
-    second and the time left; elsewhere there is one line every `every` steps. `metrics.csv` keeps the same numbers
-    with every digit, `tensorboard/` draws them.
+    On a terminal one bar shows step, epoch, loss (as PSNR in dB: the loss is negative PSNR), learning rate, images per
+    second, the share of time spent waiting for data, memory, and the time left; elsewhere there is one line every
+    TRAINING.LOG_EVERY steps. `metrics.csv` and `validation.csv` keep the same numbers with every digit, `curves.png`
+    and `tensorboard/` draw them, `environment.json` says what the run was started on.
     """
 
-    def __init__(self, folder: Path, steps: int, batch_size: int, every: int, first_step: int, active: bool) -> None:
-        """`steps` is the length of the whole training, `first_step` how many of them a resumed run has behind it."""
-        self.active, self.every, self.batch_size, self.done = active, every, batch_size, first_step
+    def __init__(self, folder: Path, config: CfgNode, first_step: int, steps: int, accelerator: Accelerator) -> None:
+        """`first_step` steps of the training are done already, `steps` are to come.
+
+        Raises:
+            ConfigError: TRAINING.WANDB is set and wandb is not installed.
+        """
+        self.active, self.folder, self.done = accelerator.is_main_process, folder, first_step
+        self.every, self.batch_size = config.TRAINING.LOG_EVERY, config.OPTIM.BATCH_SIZE
+        self._device = accelerator.device
         self._losses: list[float] = []
         self._norms: list[float] = []
-        self._since = time.perf_counter()
-        if active:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / "train.log").open("a", encoding="utf-8")
-            metrics = folder / "metrics.csv"
-            new = not (first_step and metrics.is_file())
-            self._metrics = metrics.open("w" if new else "a", encoding="utf-8", buffering=1)
-            if new:
-                self._metrics.write("step,epoch,psnr,learning_rate,gradient_norm,images_per_s\n")
-            # Steps after the checkpoint were lost with the interrupted run: their points go too.
-            self._board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1 if first_step else None)
-            self._bar = tqdm(
-                total=steps,
-                initial=first_step,
-                dynamic_ncols=True,
-                disable=not sys.stderr.isatty(),
-                bar_format="{desc}{percentage:3.0f}%|{bar}| {remaining} left",  # tqdm's own is cut off at 80 columns
-            )
+        self._since, self._waited = time.perf_counter(), 0.0
+        self._wandb: Any = None
+        if not self.active:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        if config.TRAINING.WANDB:
+            self._wandb = _start_wandb(folder, config)
+        environment = {
+            "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "command": shlex.join(sys.argv),
+            "processes": accelerator.num_processes,
+            **provenance(accelerator.device),
+        }
+        (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+        self._file = (folder / "train.log").open("a", encoding="utf-8")
+        self._metrics = _reopen(folder / "metrics.csv", METRICS, first_step)
+        self._validation = _reopen(folder / "validation.csv", VALIDATION, first_step)
+        # Steps after the checkpoint were lost with the interrupted run: their points go too.
+        self._board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1 if first_step else None)
+        self._bar = tqdm(
+            total=first_step + steps,
+            initial=first_step,
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {remaining} left",  # tqdm's own is cut off at 80 columns
+        )
 
     def say(self, line: str) -> None:
         """Print one line above the bar and keep it in train.log."""
@@ -54,6 +84,13 @@ class TrainingLog:
             sys.stdout.flush()
             self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
             self._file.flush()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done inside is waiting for data."""
+        begun = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begun
 
     def step(self, epoch: int, loss: float, grad_norm: float, lr: float) -> None:
         """Count one optimizer step."""
@@ -65,30 +102,40 @@ class TrainingLog:
         self._bar.update()
         if self.done % self.every:
             return
-        speed = len(self._losses) * self.batch_size / (time.perf_counter() - self._since)
+        passed = time.perf_counter() - self._since
+        speed, wait, memory = len(self._losses) * self.batch_size / passed, self._waited / passed, self._memory()
         psnr, norm = -sum(self._losses) / len(self._losses), sum(self._norms) / len(self._norms)
-        for name, value in (("psnr", psnr), ("learning_rate", lr), ("gradient_norm", norm), ("images_per_s", speed)):
-            self._board.add_scalar(f"train/{name}", value, self.done)
-        numbers = (self.done, epoch, psnr, lr, norm, round(speed, 2))
+        numbers = (self.done, epoch, psnr, lr, norm, round(speed, 2), round(wait, 4), round(memory, 3))
         self._metrics.write(",".join(map(str, numbers)) + "\n")
-        status = f"epoch {epoch}  PSNR {psnr:.2f} dB  lr {lr:.2e}  {speed:.1f} images/s"
-        self._bar.set_description_str(f"{status}  ")
+        for name, value in zip(METRICS[2:], numbers[2:], strict=True):
+            self._board.add_scalar(f"train/{name}", value, self.done)
         if self._bar.disable:
-            left = (self._bar.total - self.done) * self.batch_size / speed
-            self.say(f"step {self.done}  {status}  |grad| {norm:.3g}  left {tqdm.format_interval(left)}")
-        self._losses, self._norms, self._since = [], [], time.perf_counter()
+            left = tqdm.format_interval((self._bar.total - self.done) * self.batch_size / speed)
+            self.say(
+                f"step {self.done}  epoch {epoch}  PSNR {psnr:.2f} dB  lr {lr:.2e}  |grad| {norm:.3g}  "
+                f"{speed:.1f} images/s  data wait {wait:.0%}  {memory:.1f} GiB  left {left}"
+            )
+        else:
+            self._bar.set_description_str(
+                f"{epoch}: {self.done}/{self._bar.total}  {psnr:.2f} dB  lr {lr:.1e}  {speed:.1f}/s  "
+                f"wait {wait:.0%}  {memory:.1f} GiB "
+            )
+        self._losses, self._norms = [], []
+        self._restart()
 
     def validation(self, epoch: int, psnr: float, samples: Sequence[Sequence[np.ndarray]]) -> None:
         """Report a validation and show `samples`: (degraded, restored, target) images of equal size each."""
         if not self.active:
             return
         self.say(f"epoch {epoch}: validation PSNR {psnr:.3f} dB")
+        self._validation.write(f"{self.done},{epoch},{psnr}\n")
         self._board.add_scalar("validation/psnr", psnr, self.done)
         for number, images in enumerate(samples):
             grid = make_grid(torch.cat([to_tensor(image) for image in images]), nrow=3)
             self._board.add_image(f"validation/{number}: degraded, restored, target", grid, self.done)
         self._board.flush()
-        self._since = time.perf_counter()  # the time spent validating is not the training's
+        draw_curves(self.folder)
+        self._restart()  # the time spent validating is not the training's
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -96,4 +143,50 @@ class TrainingLog:
             self._bar.close()
             self._board.close()
             self._metrics.close()
+            self._validation.close()
+            draw_curves(self.folder)
             self._file.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+    def _restart(self) -> None:
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    def _memory(self) -> float:
+        """GiB: the peak on the GPU, or what this process holds on the CPU."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 2**30
+        return psutil.Process(os.getpid()).memory_info().rss / 2**30
+
+
+def _reopen(path: Path, columns: Sequence[str], first_step: int) -> Any:
+    """A table to append to, without the rows after `first_step`: those steps were lost with the interrupted run."""
+    rows = []
+    if first_step and path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(columns) and int(row[0]) <= first_step]
+    file = path.open("w", encoding="utf-8", buffering=1)
+    file.writelines(",".join(row) + "\n" for row in (columns, *rows))
+    return file
+
+
+def _start_wandb(folder: Path, config: CfgNode) -> Any:
+    """A Weights & Biases run that takes over what TensorBoard is given; a resumed training continues its run."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "TRAINING.WANDB needs the package wandb: pip install wandb, or set TRAINING.WANDB ''"
+        ) from error
+    run_id = folder / "wandb_id.txt"
+    if not run_id.is_file():
+        run_id.write_text(wandb.util.generate_id(), encoding="utf-8")
+    return wandb.init(
+        project=config.TRAINING.WANDB,
+        name=config.MODEL.SESSION,
+        id=run_id.read_text(encoding="utf-8").strip(),
+        resume="allow",
+        dir=str(folder),
+        config=to_dict(config),
+        sync_tensorboard=True,
+    )

@@ -88,13 +88,20 @@ def default_config(mode: str) -> CfgNode:
     config.TRAINING.EPOCH_STEPS = 0  # optimizer steps in one epoch; 0: one pass over the training images
     config.TRAINING.SEED = 1234
     config.TRAINING.NUM_WORKERS = 8
-    config.TRAINING.CACHE = "none"  # ram: keep decoded images in memory
+    config.TRAINING.CACHE = "none"  # ram: decoded images in memory; disk: in files that all processes map
+    config.TRAINING.CACHE_DIR = ""  # where CACHE disk keeps them; "": in SAVE_DIR/cache
     config.TRAINING.PRECISION = "fp32"  # or bf16, fp16
     config.TRAINING.EMA_DECAY = 0.0  # e.g. 0.999: validate and release an exponential moving average of the weights
     config.TRAINING.CHECKPOINT_EVERY = 100  # epochs between numbered checkpoints
     config.TRAINING.KEEP = 3  # numbered checkpoints that stay
+    config.TRAINING.SAVE_STEPS = 0  # steps between savings of the latest checkpoint; 0: after every epoch
     config.TRAINING.LOG_EVERY = 50  # steps
-    config.TRAINING.NONFINITE_LIMIT = 1  # steps in a row whose loss is not finite before the run stops
+    config.TRAINING.NONFINITE_LIMIT = 1  # skipped steps in a row (loss or gradient not finite) before the run stops
+    config.TRAINING.AUTO_BATCH = False  # raise OPTIM.ACCUMULATE until a step fits into the GPU's memory
+    config.TRAINING.GRAD_CHECKPOINTING = False  # recompute blocks in the backward pass: less memory, a third slower
+    config.TRAINING.COMPILE = False  # torch.compile, where it works
+    config.TRAINING.OVERFIT = 0  # learn only this many fixed patches: a check of the whole loop, they must reach 40 dB
+    config.TRAINING.WANDB = ""  # name of a Weights & Biases project to log to as well (pip install wandb)
 
     config.DATA = CfgNode()
     config.DATA.ROOT = "Datasets"  # where test sets lie
