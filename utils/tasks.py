@@ -1,9 +1,11 @@
 """What a task is: the few facts in which deblurring and deraining differ, and the configuration they share."""
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from yacs.config import CfgNode
 
@@ -38,9 +40,23 @@ class Task:
     train_sets: Mapping[str, TrainingSet] = field(default_factory=dict)
 
     def is_test_set(self, folder: str | Path) -> bool:
-        """Whether a folder looks like one of the known benchmarks' test images."""
-        parts = {part.lower() for part in Path(folder).parts}
-        return "test" in parts or any(name.lower() in parts for name in self.test_sets)
+        """Whether a folder holds test images of a known benchmark, as far as its path tells; it need not exist.
+
+        It does when it lies where docs/data.md puts them (GoPro/test, Rain13K/test/NAME), or is called after a set
+        (Rain100L, RealBlur-J, HIDE_test), which may be followed by test, input or target. Folders of train or val
+        images below do not, nor does any other folder called test: it is somebody's own.
+        """
+        # Absolute, for "test" alone may be GoPro/test; links are not followed, for they bear the name.
+        path = Path(os.path.abspath(folder)).as_posix().lower()  # noqa: PTH100
+        path = re.sub(r"(/(input|target|blur|sharp))?/?$", "", path)
+        folders = {PurePosixPath(benchmark.folder.lower()) for benchmark in self.test_sets.values()}
+        for place in folders | {place.parent for place in folders if len(place.parts) > 2}:  # Rain13K/test itself too
+            _, found, below = f"{path}/".partition(f"/{place}/")
+            if found:
+                return not re.search(r"(^|/)(train|val)", below)
+        last = re.sub(r"[-_ ]", "", PurePosixPath(path.removesuffix("/test")).name)
+        names = (re.sub(r"[-_ ]", "", name.lower()) for name in self.test_sets)
+        return any(last in (name, f"test{name}", f"{name}test") for name in names)
 
 
 def default_config(mode: str) -> CfgNode:
