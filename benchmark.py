@@ -26,16 +26,15 @@ Benchmark = Callable[[argparse.Namespace], list[Row]]
 
 
 class Published(NamedTuple):
-    """What is known of a network from elsewhere."""
+    """The published code of a network as measured, and what its paper reports."""
 
     network: str
-    parameters: float  # millions
-    gmacs: float  # at 256x256
-    gopro_psnr: float  # dB, with TLC
+    parameters: float  # millions; measured
+    gmacs: float  # at 256x256; measured
+    gopro_psnr: float  # dB, with TLC; the paper's
 
 
-# (size, FFM, MHAMB) -> parameters and MACs of the published code, measured; GoPro's PSNR as the papers print it:
-# M3SNet, arXiv 2305.05146; NAFNet, arXiv 2204.04676, which M3SNet is without its two additions.
+# (size, FFM, MHAMB) -> M3SNet, arXiv 2305.05146; NAFNet, arXiv 2204.04676, which M3SNet is without its two additions.
 PUBLISHED = {
     ("M3SNet-32", True, True): Published("M3SNet-32", 16.73, 18.65, 32.91),
     ("M3SNet-64", True, True): Published("M3SNet-64", 66.36, 73.57, 33.74),
@@ -79,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="NAME", help=", ".join(SIZES))
     parser.add_argument("--device", default=best_device().type, help="cpu, cuda, cuda:1, mps (default: the fastest)")
-    parser.add_argument("--runs", type=whole, default=3, help="the median of how many; 0: only count (default: 3)")
+    parser.add_argument("--runs", type=whole, default=3, help="the fastest of how many; 0: only count (default: 3)")
     parser.add_argument(
         "--image", type=size, default=(256, 256), metavar="WxH", help="image to measure on (default: 256x256)"
     )
@@ -118,8 +117,8 @@ def machine(device: str) -> str:
 
 # Complexity
 
-_TITLES = ("Network", "Parameters", "GMACs", "at 720p", "ms", "MiB", "Published: M, GMACs, GoPro dB")
-_WIDTHS = (14, 10, 6, 7, 7, 6, 29)
+_TITLES = ("Network", "Parameters", "GMACs", "at 720p", "ms", "MiB", "Published code: M, GMACs; paper: dB")
+_WIDTHS = (15, 10, 6, 7, 7, 6, 35)
 
 
 def complexity(args: argparse.Namespace) -> list[Row]:
@@ -128,7 +127,9 @@ def complexity(args: argparse.Namespace) -> list[Row]:
     print(f"{machine(args.device)}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {args.device}")
     print("GMACs: convolutions and matrix products of one image, at 256x256 and at 1280x720.")
     if args.runs:
-        print(f"ms: one {width}x{height} image, float32, without TLC, median of {args.runs}. MiB: peak, with weights.")
+        print(f"ms: one {width}x{height} image, float32, without TLC, the fastest of {args.runs} runs: what else the")
+        print("machine does only slows them. MiB: peak, with weights.")
+    print("Published code: parameters and GMACs measured on it, not printed in a paper; dB: the paper's PSNR on GoPro.")
     print(f"\n{_line(_TITLES)}\n{'-' * (sum(_WIDTHS) + 2 * len(_WIDTHS) - 2)}")
     rows = []
     for row in complexity_rows(args.sizes, args.image, args.device, args.runs):
@@ -138,7 +139,7 @@ def complexity(args: argparse.Namespace) -> list[Row]:
 
 
 def complexity_rows(sizes: Sequence[str], image: tuple[int, int], device: str, runs: int) -> Iterator[Row]:
-    """One row for each size and ablation; "seconds" and "peak_bytes" are None where nothing was measured."""
+    """One row for each size and ablation; "seconds" (the fastest run) and "peak_bytes" are None for 0 `runs`."""
     for name in sizes:
         for ffm, mhamb in ABLATIONS:
             build = partial(create_model, name, ffm, mhamb)
@@ -172,7 +173,7 @@ def _cells(row: Row) -> list[str]:
         f"{row['macs_720p'] / 1e9:.1f}",
         "-" if row["seconds"] is None else f"{1000 * row['seconds']:.1f}",
         "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}",
-        "{network}: {parameters:.2f}, {gmacs:.2f}, {gopro_psnr:.2f}".format(**published) if published else "",
+        "{network}: {parameters:.2f}, {gmacs:.2f}; {gopro_psnr:.2f}".format(**published) if published else "",
     ]
 
 

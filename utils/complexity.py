@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -20,7 +19,7 @@ Result = TypeVar("Result")
 class Cost(NamedTuple):
     """What restoring one image took."""
 
-    seconds: float  # median over the runs
+    seconds: float  # of the fastest run: what else the machine does only slows them
     peak_bytes: int | None  # None: the device does not tell
     threads: int
 
@@ -58,7 +57,7 @@ def measure(build: Callable[[], nn.Module], height: int, width: int, device: str
         seconds = [_seconds(model, image) for _ in range(1 + runs)][1:]
     after = _peak_bytes(place)
     peak = None if before is None or after is None else after - before
-    return Cost(median(seconds), peak, torch.get_num_threads())
+    return Cost(min(seconds), peak, torch.get_num_threads())
 
 
 def in_new_process(function: Callable[..., Result], *arguments: object) -> Result:
