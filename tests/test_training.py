@@ -13,7 +13,7 @@ import torch
 from runs import PROGRAM, configuration, metrics, options, train
 
 import Deraining.train
-from models import create_model, load_model, save_weights
+from models import SCA, LayerNorm2d, create_model, load_model, save_weights
 from utils import recipe, stepping, trainer
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.images import read_image
@@ -41,6 +41,16 @@ def test_bf16_runs_and_fp16_needs_a_gpu(folder: Path, tmp_path: Path) -> None:
             train(folder, tmp_path / "b", TRAINING__PRECISION="fp16")
     with pytest.raises(TrainingError, match="expected fp32, bf16 or fp16"):
         train(folder, tmp_path / "c", TRAINING__PRECISION="int8")
+
+
+def test_half_precision_does_not_reach_means_and_norms() -> None:
+    image = 100 + torch.randn(2, 8, 96, 96, generator=torch.Generator().manual_seed(0))
+    half = image.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        means, normed = SCA(8).pool(half), LayerNorm2d(8)(half)
+    # Summed in 16 bits, 9,216 values of 100 would stop growing at 2 ** 15 and their mean be 4.
+    assert torch.equal(means, half.float().mean((2, 3), keepdim=True).bfloat16())
+    torch.testing.assert_close(normed.float(), LayerNorm2d(8)(half.float()), atol=0.02, rtol=0)
 
 
 def test_rate_norm_and_clipping_are_logged(folder: Path, tmp_path: Path) -> None:

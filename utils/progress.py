@@ -74,7 +74,7 @@ class TrainingLog:
             initial=first_step,
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
-            bar_format="{desc}{percentage:3.0f}%|{bar}| {remaining} left",  # tqdm's own is cut off at 80 columns
+            bar_format="{desc}|{bar}| {remaining} left",  # tqdm's own is cut off at 80 columns
         )
 
     def say(self, line: str) -> None:
@@ -91,6 +91,13 @@ class TrainingLog:
         begun = time.perf_counter()
         yield
         self._waited += time.perf_counter() - begun
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """What is done inside, validating say, does not count as the training's time."""
+        begun = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - begun
 
     def step(self, epoch: int, loss: float, grad_norm: float, lr: float) -> None:
         """Count one optimizer step."""
@@ -116,12 +123,12 @@ class TrainingLog:
                 f"{speed:.1f} images/s  data wait {wait:.0%}  {memory:.1f} GiB  left {left}"
             )
         else:
-            self._bar.set_description_str(
-                f"{epoch}: {self.done}/{self._bar.total}  {psnr:.2f} dB  lr {lr:.1e}  {speed:.1f}/s  "
-                f"wait {wait:.0%}  {memory:.1f} GiB "
+            self._bar.set_description_str(  # epoch, step, PSNR, learning rate, images/s, ...
+                f"{epoch}: {self.done}/{self._bar.total} {psnr:.2f} dB lr {lr:.1e} {speed:.1f}/s "
+                f"wait {wait:.0%} {memory:.1f}G"
             )
         self._losses, self._norms = [], []
-        self._restart()
+        self._since, self._waited = time.perf_counter(), 0.0
 
     def validation(self, epoch: int, psnr: float, samples: Sequence[Sequence[np.ndarray]]) -> None:
         """Report a validation and show `samples`: (degraded, restored, target) images of equal size each."""
@@ -135,7 +142,6 @@ class TrainingLog:
             self._board.add_image(f"validation/{number}: degraded, restored, target", grid, self.done)
         self._board.flush()
         draw_curves(self.folder)
-        self._restart()  # the time spent validating is not the training's
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -148,9 +154,6 @@ class TrainingLog:
             self._file.close()
             if self._wandb is not None:
                 self._wandb.finish()
-
-    def _restart(self) -> None:
-        self._since, self._waited = time.perf_counter(), 0.0
 
     def _memory(self) -> float:
         """GiB: the peak on the GPU, or what this process holds on the CPU."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from utils.curves import draw_rates
@@ -58,10 +58,9 @@ def rehearse(
     looks = len(range(0, last, config.TRAINING.VAL_AFTER_EVERY)) if validation_images else 0
     images = -(-validation_images // accelerator.num_processes)
     validation = _validation_time(model, config.TRAINING.VAL_PS, device) * images * looks
-    duration = tqdm.format_interval(second * steps + validation)
     say(f"\n{steps:,} steps of {config.OPTIM.BATCH_SIZE} images, {second:.3g} s each (the mean of {len(times[1:])})")
-    say(f"{looks:,} validations of {validation_images:,} images, {tqdm.format_interval(validation)} in all")
-    say(f"about {duration} (hours:minutes:seconds), {_memory(device)}")
+    say(f"{looks:,} validations of {validation_images:,} images, {_duration(validation)} in all")
+    say(f"about {_duration(second * steps + validation)} (hours:minutes:seconds), {_memory(device)}")
     say("a dry run: nothing was trained or saved")
 
 
@@ -88,6 +87,10 @@ def _validation_time(model: nn.Module, size: int, device: torch.device) -> float
         model(image)
         _wait(device)
     return time.perf_counter() - begun
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _wait(device: torch.device) -> None:

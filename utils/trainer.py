@@ -161,16 +161,17 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
                     settle(stepping, interruption, state, log, epoch, dataset.pairs, run, config, accelerator)
                 if saving:
                     save(state, run, config, accelerator)
-            state.epoch, state.epoch_step = epoch, 0
             scheduler.step()
             names = []
             if epoch % training.VAL_AFTER_EVERY == 0 or epoch == epochs:
-                score = validate(state.restorer, val_pairs, config, task, accelerator, log, epoch)
+                with log.pausing():
+                    score = validate(state.restorer, val_pairs, config, task, accelerator, log, epoch)
                 if score > state.best:
                     state.best = score
                     names.append(BEST)
             if epoch % training.CHECKPOINT_EVERY == 0:
                 names.append(f"model_epoch_{epoch}.pth")
+            state.epoch, state.epoch_step = epoch, 0  # not earlier: a run that stops in a validation repeats it
             save(state, run, config, accelerator, names)
     if training.OVERFIT:
         check_overfit(state.model, dataset, training.OVERFIT, accelerator, log)
