@@ -85,4 +85,4 @@ class NAFBlock(nn.Module):
 
 def _scaled(scale: torch.Tensor, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """`scale * conv(x)`, by scaled weights: these are few, and training need not keep what was to be scaled."""
-    return F.conv2d(x, scale.view(-1, 1, 1, 1) * conv.weight, scale.flatten() * conv.bias)
+    return F.conv2d(x, scale.view(-1, 1, 1, 1) * conv.weight, scale.flatten() * conv.bias)  # type: ignore[operator]
