@@ -20,11 +20,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the evaluation that the command line describes."""
     arguments = parse_arguments(__doc__, argv)
     config = load_task_config(DEFAULTS, arguments.config, arguments.opts)
-    results = arguments.results or Path("results") / TASK.name
+    home = Path("results") / TASK.name
     if arguments.score:
-        score_folders(arguments.score, arguments.target, TASK, results, config.TEST.PERCEPTUAL)
+        out_dir = arguments.results or home / "scores" / arguments.score.resolve().name
+        score_folders(config, TASK, arguments.score, arguments.target, out_dir)
     else:
-        evaluate_task(config, TASK, arguments.weights or TASK.weights, results)
+        evaluate_task(config, TASK, arguments.weights or TASK.weights, arguments.results or home)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,61 @@ def test_csv_and_markdown_say_the_same_and_where_it_comes_from(pairs: list[Pair]
     assert "- weights_sha256: abc" in text
 
 
+def test_markdown_has_the_papers_table_and_facts_of_each_set(tmp_path: Path) -> None:
+    origins = [{"code": "1.0", "protocol": "y", "tiling": None}, {"code": "1.0", "protocol": "rgb", "tiling": None}]
+    results = [{**result, "provenance": origin} for result, origin in zip(RAIN, origins, strict=False)]
+    results[1]["images"] = 7
+    benchmarks = {**PAPER, "Rain100H": replace(PAPER["Rain100H"], images=(100,))}
+    write_results(results, tmp_path, benchmarks, "M3SNet-32")
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    start = lines.index("| Network | Test100 | Rain100H* | mean of 2 |")
+    assert lines[start + 1 : start + 5] == [
+        "| --- | --: | --: | --: |",
+        "| M3SNet-32 | 31.29 / 0.903 | 30.64 / 0.892 | 30.96 / 0.897 |",
+        "| this run | 31.29 / 0.903 | 30.50 / 0.892 | 30.90 / 0.898 |",
+        "| to M3SNet-32 | +0.00 / +0.000 | -0.14 / +0.000 | -0.07 / +0.000 |",
+    ]
+    assert lines[start - 1] == lines[start + 5] == ""  # else it would run on into what stands beside it
+    assert lines[start + 6].startswith("\\* not the published set")
+    assert lines[-3:] == ["- code: 1.0", "- protocol: y (Test100); rgb (Rain100H)", "- tiling: none"]
+
+
+def test_images_that_equal_their_targets_are_counted(pairs: list[Pair]) -> None:
+    write_image(pairs[1].target, read_image(pairs[1].input or ""))
+    result = evaluate(np.copy, "noisy", pairs, "rgb")
+    others = sum(result["per_image"][i]["input_psnr"] for i in (0, 2)) / 2
+    assert math.isinf(result["input_psnr"])
+    table = " ".join(format_table([result]).split())
+    assert " rgb inf - Input:" in table  # no gain from infinity to infinity
+    for what in ("restored images", "inputs"):
+        assert (
+            f"noisy: 1 of 3 {what} equal their targets under this protocol, so the mean PSNR is infinite; "
+            f"without them it is {others:.2f} dB."
+        ) in table
+    assert "nan" not in table
+    assert "infinite" not in format_table([evaluate(np.copy, "noisy", [pairs[0], pairs[2]], "rgb")])
+
+
+def test_files_that_were_converted_are_named_and_counted(pairs: list[Pair], tmp_path: Path) -> None:
+    assert "converted" not in evaluate(np.copy, "set", pairs, "y")
+    images = [cv2.imread(str(pair.input)) for pair in pairs]
+    cv2.imwrite(str(pairs[0].input), images[0].astype(np.uint16) * 257)
+    cv2.imwrite(str(pairs[1].input), cv2.cvtColor(images[1], cv2.COLOR_BGR2BGRA))
+    cv2.imwrite(str(pairs[2].input), cv2.cvtColor(images[2], cv2.COLOR_BGR2GRAY).astype(np.uint16) * 257)
+    cv2.imwrite(str(pairs[2].target), cv2.imread(str(pairs[2].target), cv2.IMREAD_GRAYSCALE))
+    result = evaluate(None, "set", pairs, "y")
+    assert result["converted"] == (
+        "restored 16-bit rounded to 8: 2 of 3, restored alpha dropped: 1 of 3, restored gray repeated to RGB: 1 of 3, "
+        "target gray repeated to RGB: 1 of 3"
+    )
+    assert result["per_image"][1]["converted"] == "restored alpha dropped"
+    assert "set, images converted as they were read: restored 16-bit" in " ".join(format_table([result]).split())
+    write_results([result], tmp_path / "out")
+    with (tmp_path / "out/results.csv").open(newline="") as file:
+        assert [line["converted"] for line in csv.DictReader(file)][1] == "restored alpha dropped"
+    assert "input 16-bit rounded to 8: 2 of 3" in evaluate(np.copy, "set", pairs, "y")["converted"]
+
+
 def test_results_that_cannot_be_written_leave_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text("old")
@@ -132,16 +189,24 @@ def result(dataset: str, psnr: float, ssim: float, protocol: str = "y", **extras
 
 
 RAIN = [result("Test100", 31.291, 0.9031), result("Rain100H", 30.5, 0.8921), result("Rain100L", 39.62, 0.984)]
-PAPER = {"Test100": (31.29, 0.903), "Rain100H": (30.64, 0.892), "Rain100L": (39.62, 0.984)}
+
+
+def published(**scores: tuple[float, float]) -> dict[str, Benchmark]:
+    """Sets of which the paper reports these scores of M3SNet-32."""
+    return {name: Benchmark(name, "y", {"M3SNet-32": score}) for name, score in scores.items()}
+
+
+PAPER = published(Test100=(31.29, 0.903), Rain100H=(30.64, 0.892), Rain100L=(39.62, 0.984))
 
 
 def test_table_of_the_paper() -> None:
-    lines = format_table(RAIN, PAPER).splitlines()
+    lines = format_table(RAIN, PAPER, "M3SNet-32").splitlines()
     assert " ".join(lines[0].split()) == "Set Images PSNR SSIM Protocol Input Gain Paper"
     assert " ".join(lines[2].split()) == "Test100 100 31.29 0.9031 y 22.50 +8.79 31.29 / 0.903"
     assert " ".join(lines[6].split()) == "mean of 3 300 33.80 0.9264 y 22.50 +11.30 33.85 / 0.926"
     assert "mean of 3 (y): Test100, Rain100H, Rain100L." in lines
     assert len({len(line) for line in lines[:7]}) == 1
+    assert "Paper" not in format_table(RAIN, PAPER, "M3SNet-T")
 
 
 def test_the_papers_own_table_with_this_run_under_it() -> None:
@@ -169,7 +234,7 @@ def test_table_shows_only_what_there_is() -> None:
     alone = format_table(RAIN[:1])
     assert "Paper" not in alone
     assert "mean of" not in alone
-    partly = format_table(RAIN, {"Test100": (31.29, 0.903)}).splitlines()
+    partly = format_table(RAIN, published(Test100=(31.29, 0.903)), "M3SNet-32").splitlines()
     assert partly[2].endswith("31.29 / 0.903")
     assert partly[6].endswith("+11.30")  # a mean over one of three sets would compare with nothing
 
@@ -181,7 +246,8 @@ def test_table_keeps_protocols_apart_and_stays_narrow() -> None:
         result("RealBlur-J", 28.9, 0.871, "aligned", aligned=1.0),
         result("RealBlur-R", math.inf, 0.951, "aligned", aligned=0.999),
     ]
-    table = format_table(blur, {"GoPro": (32.91, 0.965), "HIDE": (30.93, 0.949)})
+    paper = {"GoPro": (32.91, 0.965), "HIDE": (30.93, 0.949)}
+    table = format_table(blur, published(**paper), "M3SNet-32")
     means = [" ".join(line.split()) for line in table.splitlines() if line.startswith("mean of 2  ")]
     assert means[0] == "mean of 2 200 31.92 0.9565 rgb 22.50 +9.42 31.92 / 0.957"
     assert means[1] == "mean of 2 200 inf 0.9110 aligned 22.50 +inf"
@@ -214,5 +280,10 @@ def test_comparison_sheet_shows_each_image_in_its_place(tmp_path: Path) -> None:
         places.append(hits[0])
     assert len({y for y, _ in places}) == 1
     assert [x for _, x in places] == sorted(x for _, x in places)
+    comparison_sheet(rows, tmp_path / "noted.png", "a note")
+    noted = read_image(tmp_path / "noted.png")
+    below = noted[len(sheet) :]
+    np.testing.assert_array_equal(noted[: len(sheet)], sheet)
+    assert 0 < len(below) < 60 and (below < 200).any()
     with pytest.raises(ValueError, match="at least one image"):
         comparison_sheet([], tmp_path / "sheet.png")

@@ -33,7 +33,7 @@ def test_pictures_and_scores_are_in_the_page(tmp_path: Path) -> None:
     assert not re.search(r"""(src|href)=["']?http""", page)
     first, second = entries(page)
     assert (first["set"], first["name"], first["psnr"], first["ssim"]) == ("Set", "a", "25.12", "0.9000")
-    assert (first["gain"], second["gain"]) == (pytest.approx(5.123), -1.0)
+    assert (first["gain"], second["gain"]) == ("5.12", "-1.00")
     after = base64.b64decode(first["after"].removeprefix("data:image/jpeg;base64,"))
     colour = cv2.imdecode(np.frombuffer(after, np.uint8), cv2.IMREAD_COLOR).mean((0, 1))[::-1]
     np.testing.assert_allclose(colour, (200, 100, 100), atol=3)
@@ -41,11 +41,27 @@ def test_pictures_and_scores_are_in_the_page(tmp_path: Path) -> None:
     assert cv2.imdecode(np.frombuffer(wide, np.uint8), cv2.IMREAD_COLOR).shape == (30, 960, 3)
 
 
+def test_scores_stand_above_the_pictures_and_their_origin_below(tmp_path: Path) -> None:
+    write_gallery([picture("a", 25)], tmp_path / "page.html", "t", "Set <PSNR>", ["code: 1.0", "%DATA%"])
+    page = (tmp_path / "page.html").read_text()
+    places = [page.index(text) for text in ("Set &lt;PSNR&gt;", "<main>", "code: 1.0\n%DATA%")]
+    assert places == sorted(places)
+    assert len(entries(page)) == 1
+
+
 def test_names_and_infinite_scores_do_not_break_the_page(tmp_path: Path) -> None:
-    write_gallery([picture("</script><b>", math.inf)], tmp_path / "page.html", "t")
-    (entry,) = entries((tmp_path / "page.html").read_text())
-    assert entry["name"] == "</script><b>"
-    assert (entry["psnr"], entry["gain"]) == ("inf", math.inf)
+    pictures = [
+        picture("</script><b>", math.inf),
+        picture("Infinity", 20.0, math.inf),
+        picture("%TITLE%", math.inf, math.inf),
+    ]
+    write_gallery(pictures, tmp_path / "page.html", "t")
+    text = (tmp_path / "page.html").read_text()
+    first, second, third = entries(text)
+    assert [entry["name"] for entry in (first, second, third)] == [picture.name for picture in pictures]
+    assert (first["psnr"], first["gain"]) == ("Infinity", "Infinity")
+    assert (second["input_psnr"], second["gain"]) == ("Infinity", "-Infinity")
+    assert third["gain"] == "0.00"
 
 
 def test_a_page_without_pictures_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +29,12 @@ class Picture(NamedTuple):
     scores: dict[str, float]  # psnr, ssim, input_psnr, input_ssim
 
 
-def write_gallery(pictures: Sequence[Picture], path: str | Path, title: str, origin: Sequence[str] = ()) -> None:
-    """Write a page with one before/after slider for each picture; `origin` lines say where the numbers come from.
+def write_gallery(
+    pictures: Sequence[Picture], path: str | Path, title: str, table: str = "", origin: Sequence[str] = ()
+) -> None:
+    """Write a page with one before/after slider for each picture.
+
+    Above them stands `table`, the scores as text; below, the `origin` lines say where the numbers come from.
 
     Pictures wider than 960 pixels are scaled down, and all are JPEGs: the page is for the eye, scores are those of
     the files.
@@ -47,19 +53,34 @@ def write_gallery(pictures: Sequence[Picture], path: str | Path, title: str, ori
             "before": _data_uri(picture.degraded),
             "after": _data_uri(picture.restored),
             "target": _data_uri(picture.target),
-            # JSON knows no infinity; text shows as it is.
-            **{key: f"{value:.{2 if 'psnr' in key else 4}f}" for key, value in picture.scores.items()},
-            "gain": picture.scores["psnr"] - picture.scores["input_psnr"],
+            **{key: _text(value, 2 if "psnr" in key else 4) for key, value in picture.scores.items()},
+            "gain": _text(_gain(picture.scores), 2),
         }
         for picture in pictures
     ]
     page = _TEMPLATE.read_text(encoding="utf-8")
     # '</' would end the script that holds the data.
-    page = page.replace("%DATA%", json.dumps(entries).replace("</", "<\\/").replace("Infinity", "1e999"))
-    page = page.replace("%TITLE%", html.escape(title)).replace("%ORIGIN%", html.escape("\n".join(origin)))
+    texts = {
+        "TITLE": html.escape(title),
+        "TABLE": html.escape(table),
+        "ORIGIN": html.escape("\n".join(origin)),
+        "DATA": json.dumps(entries, allow_nan=False).replace("</", "<\\/"),
+    }
+    # In one go, so that what is filled in is not searched again.
+    page = re.sub("%(" + "|".join(texts) + ")%", lambda found: texts[found[1]], page)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
+
+
+def _gain(scores: dict[str, float]) -> float:
+    before, after = scores["input_psnr"], scores["psnr"]
+    return 0.0 if before == after else after - before  # two infinities have no difference
+
+
+def _text(value: float, digits: int) -> str:
+    """A number as the page shows it and as JavaScript reads it; JSON itself knows no infinity."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 def _data_uri(image: np.ndarray) -> str:

@@ -2,58 +2,68 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.pairs import Pair
+from utils.config import differences
 
 Row = dict[str, Any]
 
 
 class Journal:
-    """The scores of a set's images, one JSON line each, beside the restored images; each process writes a file.
+    """The scores of a set's images, one JSON line each, in the folder of results; each process writes a file.
 
     A score counts only under the `stamp` it was written with (weights, protocol, versions: whatever it depends on),
-    and while the pair's files are as they were. Later processes, however many, read all that earlier ones wrote.
+    and while the files it was made from and the restored image are as they were. Later processes, however many, read
+    all that earlier ones wrote. `outdated` says in what the stamp of those scores differs that do not count.
     """
 
     def __init__(self, out_dir: Path, dataset: str, stamp: Row, process: int = 0) -> None:
         self._stamp = json.loads(json.dumps(stamp))
-        self._rows: dict[str, tuple[Row, list[list[int]]]] = {}
-        for path in sorted(out_dir.glob(f".{dataset}.*.jsonl")):
-            self._read(path)
+        self._folder, self._dataset = out_dir, dataset
         self._path = out_dir / f".{dataset}.{process}.jsonl"
+        self._rows: dict[str, tuple[Row, list[list[int]]]] = {}
+        self._begun = False  # whether this process's file has this stamp
+        self.outdated: list[str] = []
+        for path in self._files():
+            self._read(path)
 
-    def find(self, pair: Pair) -> Row | None:
-        """The scores of a pair that was done before, or None."""
-        row, files = self._rows.get(pair.name, (None, []))
-        return row if files == _state(pair) else None
+    def find(self, name: str, files: Sequence[Path]) -> Row | None:
+        """The scores of an image that was done before and depends on `files`, or None."""
+        row, states = self._rows.get(name, (None, []))
+        return row if states == _states(files) else None
 
-    def add(self, pair: Pair, row: Row) -> None:
-        """Keep the scores of a pair."""
-        new = not self._path.exists() or self._first_line() != self._stamp
+    def add(self, row: Row, files: Sequence[Path]) -> None:
+        """Keep the scores of an image, `row["name"]`, that depend on `files` as they are now."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("w" if new else "a", encoding="utf-8") as file:
-            if new:
-                file.write(json.dumps(self._stamp) + "\n")
-            file.write(json.dumps({"row": row, "files": _state(pair)}) + "\n")
+        with self._path.open("a" if self._begun else "w", encoding="utf-8") as file:
+            if not self._begun:
+                file.write(json.dumps(self._stamp))
+            # The line break comes first: a line that an interruption cut short ends here, and spoils no other.
+            file.write("\n" + json.dumps({"row": row, "files": _states(files)}))
+        self._begun = True
 
-    @staticmethod
-    def discard(out_dir: Path) -> None:
-        """Delete the journals of an evaluation that is complete."""
-        for path in out_dir.glob(".*.jsonl"):
+    def discard(self) -> None:
+        """Delete what all processes wrote of this set: its evaluation is complete."""
+        for path in self._files():
             path.unlink()
 
-    def _first_line(self) -> Any:
-        with self._path.open(encoding="utf-8") as file:
-            return _parsed(file.readline())
+    def _files(self) -> list[Path]:
+        own = re.compile(rf"\.{re.escape(self._dataset)}\.\d+\.jsonl")
+        return sorted(path for path in self._folder.glob(".*.jsonl") if own.fullmatch(path.name))
 
     def _read(self, path: Path) -> None:
         first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-        if _parsed(first) == self._stamp:
+        stamp = _parsed(first)
+        if stamp == self._stamp:
+            self._begun = self._begun or path == self._path
             for line in lines:
                 if entry := _parsed(line):
                     self._rows[entry["row"]["name"]] = entry["row"], entry["files"]
+        elif stamp:
+            self.outdated = differences(stamp, self._stamp)
 
 
 def _parsed(line: str) -> Any:
@@ -64,7 +74,6 @@ def _parsed(line: str) -> Any:
         return None
 
 
-def _state(pair: Pair) -> list[list[int]]:
-    """Size and time of change of a pair's files."""
-    stats = [path.stat() for path in (pair.input, pair.target) if path is not None]
-    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+def _states(files: Sequence[Path]) -> list[list[int]]:
+    """Size and time of change of each file; nothing of one that is missing."""
+    return [[path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else [] for path in files]

@@ -19,7 +19,9 @@ from utils.images import write_image
 from utils.tasks import Benchmark
 
 Result = Mapping[str, Any]  # what utils.evaluator.evaluate returns
+Benchmarks = Mapping[str, Benchmark]  # by the name of the set in the results
 Paper = Mapping[str, tuple[float, float]]  # set -> published PSNR, SSIM
+Cells = tuple[list[str], list[list[str]], list[str]]  # header, lines, notes
 Row = tuple[str, Mapping[str, np.ndarray], str]  # name, title -> image, caption
 
 _HEADER = ("Set", "Images", "PSNR", "SSIM", "Protocol", "Input", "Gain", "Paper")
@@ -36,37 +38,50 @@ _EXTRAS = {
     "niqe": ("naturalness without a target, lower is better", "{:.3f}"),
 }
 
+# What is said of images that make a mean infinite.
+_INFINITE = {"psnr": "restored images", "input_psnr": "inputs"}
+
 _PANEL = 400  # pixels: a sheet of four fits a 1700-pixel screen
 _AMPLIFIED = 4  # what an error map multiplies errors by, so that the eye sees them
+ERROR_SCALE = f"error: black is none, yellow a difference of {256 // _AMPLIFIED} levels and more, mean of R, G and B"
 _GAP, _MARGIN = 10, 24
 _TITLE, _TEXT = 20, 17  # letter heights
 _INK, _GRAY, _WHITE = (32, 33, 36), (105, 110, 118), 255
 
 
-def format_table(results: Sequence[Result], paper: Paper | None = None) -> str:
+def format_table(results: Sequence[Result], benchmarks: Benchmarks | None = None, size: str | None = None) -> str:
     """The results of `utils.evaluator.evaluate` as an aligned text table, one line per set, and notes under it.
 
-    Sets scored by one protocol also get a line with the mean of their means. Columns for which there is nothing to
-    say (no `paper`, no degraded images) are left out.
+    `benchmarks` say what the paper reports of a network of that `size`. Sets scored by one protocol also get a line
+    with the mean of their means. Columns for which there is nothing to say are left out.
     """
-    header, sets, means, notes = _cells(results, paper or {})
-    lines = _align([header, *sets, *means])
-    rule = "-" * len(lines[0])
-    lines.insert(1, rule)
-    if means:
-        lines.insert(-len(means), rule)
-    return "\n".join([*(line.rstrip() for line in lines), *map(_folded, notes)])
+    header, lines, notes = _scores(results, benchmarks or {}, size)
+    aligned = _align([header, *lines])
+    rule = "-" * len(aligned[0])
+    aligned.insert(1, rule)
+    if len(lines) > len(results):  # the means
+        aligned.insert(2 + len(results), rule)
+    return "\n".join([*(line.rstrip() for line in aligned), *map(_folded, notes)])
 
 
-def format_paper(results: Sequence[Result], benchmarks: Mapping[str, Benchmark], size: str | None = None) -> str:
+def format_paper(results: Sequence[Result], benchmarks: Benchmarks, size: str | None = None) -> str:
     """The paper's own table for the sets that were scored, this run's row under it, and the difference to `size`.
 
     Without `size`, or with one that the paper lacks, the difference is to its M3SNet-32. A set whose number of images
     is not the published one is marked: its scores compare with nothing. Empty where the paper has none of the sets.
     """
+    header, lines, notes = _comparison(results, benchmarks, size)
+    if not lines:
+        return ""
+    aligned = _align([header, *lines])
+    return "\n".join([aligned[0], "-" * len(aligned[0]), *aligned[1:], *map(_folded, notes)])
+
+
+def _comparison(results: Sequence[Result], benchmarks: Benchmarks, size: str | None) -> Cells:
+    """The paper's table; no lines where it has none of the sets."""
     run = {result["dataset"]: result for result in results if getattr(benchmarks.get(result["dataset"]), "paper", None)}
     if not run:
-        return ""
+        return [], [], []
     sizes = list(dict.fromkeys(name for dataset in run for name in benchmarks[dataset].paper))
     peer = size if size in sizes else sizes[0]
     rows = {name: [benchmarks[dataset].paper[name] for dataset in run] for name in sizes}
@@ -85,18 +100,21 @@ def format_paper(results: Sequence[Result], benchmarks: Mapping[str, Benchmark],
         if benchmarks[name].images and result["images"] not in benchmarks[name].images
     }
     header = ["Network", *(name + "*" * (name in partial) for name in run), *means]
-    lines = _align([header, *([name, *line] for name, line in cells.items())])
-    lines.insert(1, "-" * len(lines[0]))
     note = f"* not the published set, so the difference means nothing: {', '.join(partial.values())} images."
-    return "\n".join([*(line.rstrip() for line in lines), *([_folded(note)] if partial else [])])
+    return header, [[name, *line] for name, line in cells.items()], [note] if partial else []
 
 
-def _cells(results: Sequence[Result], paper: Paper) -> tuple[list[str], list[list[str]], list[list[str]], list[str]]:
-    """The table's header, its lines of sets and of means, and the notes under it."""
+def _scores(results: Sequence[Result], benchmarks: Benchmarks, size: str | None) -> Cells:
+    """The table of scores: a line per set, then one per mean."""
+    paper = {name: benchmark.paper[size] for name, benchmark in benchmarks.items() if size and size in benchmark.paper}
     sets, means = [_line(result, paper) for result in results], []
     notes = []
     if any("input_psnr" in result for result in results):
         notes.append("Input: PSNR of the degraded images; Gain: what restoring them adds; both in dB.")
+    for result in results:
+        notes += [note for key, what in _INFINITE.items() if (note := _infinite(result, key, what))]
+        if "converted" in result:
+            notes.append(f"{result['dataset']}, images converted as they were read: {result['converted']}.")
     for protocol in dict.fromkeys(result["protocol"] for result in results):
         group = [result for result in results if result["protocol"] == protocol]
         if len(group) > 1:
@@ -107,21 +125,35 @@ def _cells(results: Sequence[Result], paper: Paper) -> tuple[list[str], list[lis
         if values := [f"{result['dataset']} {form.format(result[key])}" for result in results if key in result]:
             notes.append(f"{key}, {meaning}: {', '.join(values)}.")
     header = [title for title in _HEADER if any(title in line for line in sets)]
-    filled, mean_lines = ([[line.get(title, "") for title in header] for line in lines] for lines in (sets, means))
-    return header, filled, mean_lines, notes
+    return header, [[line.get(title, "") for title in header] for line in (*sets, *means)], notes
 
 
-def write_results(results: Sequence[Result], out_dir: str | Path, paper: Paper | None = None) -> list[Path]:
+def _infinite(result: Result, key: str, what: str) -> str | None:
+    """A note on images that equal their targets: they make the mean infinite, whatever the others are."""
+    finite = [row[key] for row in result["per_image"] if key in row and math.isfinite(row[key])]
+    count = len(result["per_image"])
+    if key not in result or len(finite) == count:
+        return None
+    others = f"; without them it is {fmean(finite):.2f} dB" if finite else ""
+    return (
+        f"{result['dataset']}: {count - len(finite)} of {count} {what} equal their targets under this protocol, "
+        f"so the mean PSNR is infinite{others}."
+    )
+
+
+def write_results(
+    results: Sequence[Result], out_dir: str | Path, benchmarks: Benchmarks | None = None, size: str | None = None
+) -> list[Path]:
     """Write results.json, results.csv and results.md, each of which says where its numbers come from.
 
-    results.json: the list of results with every digit. results.csv: a line per image. results.md: the table of
-    `format_table`, ready to paste. Each file appears whole or not at all. The PSNR of equal images is infinite, which
-    JSON cannot hold as a number: it becomes the text "inf".
+    results.json: the list of results with every digit. results.csv: a line per image. results.md: the tables of
+    `format_table` and `format_paper`, ready to paste. Each file appears whole or not at all. The PSNR of equal images
+    is infinite, which JSON cannot hold as a number: it becomes the text "inf".
     """
     texts = {
         "results.json": json.dumps(_json_safe(results), indent=2, allow_nan=False) + "\n",
         "results.csv": _csv(results),
-        "results.md": _markdown(results, paper or {}),
+        "results.md": _markdown(results, benchmarks or {}, size),
     }
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -132,9 +164,15 @@ def write_results(results: Sequence[Result], out_dir: str | Path, paper: Paper |
     return [out_dir / name for name in texts]
 
 
-def origin_lines(result: Result) -> list[str]:
-    """Where a result comes from, a line per fact."""
-    return [f"{key}: {value}" for key, value in _flat(result.get("provenance", {})).items()]
+def origin_lines(results: Sequence[Result]) -> list[str]:
+    """Where results come from: a line per fact, which names the sets where they differ in it."""
+    facts = [_flat(result.get("provenance", {})) for result in results]
+    lines = []
+    for key in dict.fromkeys(key for of_set in facts for key in of_set):
+        values = ["none" if of_set.get(key) in (None, []) else str(of_set[key]) for of_set in facts]
+        named = [f"{value} ({result['dataset']})" for value, result in zip(values, results, strict=True)]
+        lines.append(f"{key}: {values[0] if len(set(values)) == 1 else '; '.join(named)}")
+    return lines
 
 
 def _csv(results: Sequence[Result]) -> str:
@@ -151,12 +189,15 @@ def _csv(results: Sequence[Result]) -> str:
     return text.getvalue()
 
 
-def _markdown(results: Sequence[Result], paper: Paper) -> str:
-    header, sets, means, notes = _cells(results, paper)
-    rule = ["---" if title in _TEXT_COLUMNS else "--:" for title in header]
-    origin = [f"- {line}" for line in origin_lines(results[0])]
-    table = [f"| {' | '.join(line)} |" for line in (header, rule, *sets, *means)]
-    return "\n".join([*table, "", *(f"{note}  " for note in notes), "", *origin]) + "\n"
+def _markdown(results: Sequence[Result], benchmarks: Benchmarks, size: str | None) -> str:
+    text = []
+    for header, lines, notes in (_scores(results, benchmarks, size), _comparison(results, benchmarks, size)):
+        if lines:
+            rule = ["---" if title in _TEXT_COLUMNS else "--:" for title in header]
+            text += [f"| {' | '.join(line)} |" for line in (header, rule, *lines)] + [""]
+        if notes:
+            text += [*(f"{note.replace('*', chr(92) + '*')}  " for note in notes), ""]
+    return "\n".join([*text, *(f"- {line}" for line in origin_lines(results))]) + "\n"
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -178,11 +219,11 @@ def error_map(restored: np.ndarray, target: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
 
 
-def comparison_sheet(rows: Sequence[Row], path: str | Path) -> None:
+def comparison_sheet(rows: Sequence[Row], path: str | Path, note: str = "") -> None:
     """Write a picture with one row per sample: its images side by side, and under them its name and caption.
 
     Images are H x W x 3 uint8 RGB, titled by their keys, which are the same in every row; those wider or higher than
-    400 pixels are scaled down to that. The font knows Latin letters only.
+    400 pixels are scaled down to that. `note` stands below all rows. The font knows Latin letters only.
 
     Raises:
         ValueError: there are no rows.
@@ -195,19 +236,21 @@ def comparison_sheet(rows: Sequence[Row], path: str | Path) -> None:
     heights = [max(image.shape[0] for image in row) for row in panels]
     head, caption_height = _MARGIN + _TITLE + 12, _TEXT + 26
     width = len(titles) * column + (len(titles) - 1) * _GAP + 2 * _MARGIN
-    canvas = Image.new("RGB", (width, head + sum(heights) + len(rows) * caption_height), (_WHITE,) * 3)
+    height = head + sum(heights) + (len(rows) + bool(note)) * caption_height
+    canvas = Image.new("RGB", (width, height), (_WHITE,) * 3)
     draw = ImageDraw.Draw(canvas)
     title, text = ImageFont.load_default(_TITLE), ImageFont.load_default(_TEXT)
     lefts = [_MARGIN + i * (column + _GAP) for i in range(len(titles))]
     for left, word in zip(lefts, titles, strict=True):
         draw.text((left + column // 2, head - 12), word, _INK, title, anchor="ms")
     top = head
-    for images, height, (name, _, caption) in zip(panels, heights, rows, strict=True):
+    for images, row_height, (name, _, caption) in zip(panels, heights, rows, strict=True):
         for left, image in zip(lefts, images, strict=True):
             canvas.paste(Image.fromarray(image), (left + (column - image.shape[1]) // 2, top))
-        top += height + caption_height
+        top += row_height + caption_height
         draw.text((_MARGIN, top - 18), name, _INK, text, anchor="ls")
         draw.text((width - _MARGIN, top - 18), caption, _GRAY, text, anchor="rs")
+    draw.text((_MARGIN, height - 18), note, _GRAY, text, anchor="ls")
     write_image(path, np.asarray(canvas))
 
 
@@ -222,7 +265,8 @@ def _line(result: Result, paper: Paper) -> dict[str, str]:
     }
     if "input_psnr" in result:
         cells["Input"] = f"{result['input_psnr']:.2f}"
-        cells["Gain"] = f"{result['psnr'] - result['input_psnr']:+.2f}"
+        gain = result["psnr"] - result["input_psnr"]
+        cells["Gain"] = "-" if math.isnan(gain) else f"{gain:+.2f}"  # infinite before and after: nothing to say
     if published := paper.get(result["dataset"]):
         cells["Paper"] = f"{published[0]:.2f} / {published[1]:.3f}"
     return cells
