@@ -116,7 +116,6 @@ def test_weights_and_biases_is_asked_for_by_name(
     calls: list[dict[str, Any]] = []
     ended = []
     fake = SimpleNamespace(
-        util=SimpleNamespace(generate_id=lambda: f"id{len(calls)}"),
         init=lambda **keys: calls.append(keys) or SimpleNamespace(finish=lambda: ended.append(1)),
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -131,7 +130,9 @@ def test_weights_and_biases_is_asked_for_by_name(
         patch.setattr(Stepping, "step", stop)
         train(folder, tmp_path, TRAINING__WANDB="m3snet")
     train(folder, tmp_path, TRAINING__WANDB="m3snet")
-    assert [call["id"] for call in calls] == ["id0", "id0"]  # a resumed training goes on with its run
+    first, second = (call["id"] for call in calls)
+    assert first == second  # a resumed training goes on with its run
+    assert re.fullmatch(r"[0-9a-f]{8}", first)
     assert calls[0]["project"] == "m3snet"
     assert calls[0]["sync_tensorboard"]
     assert calls[0]["config"]["OPTIM"]["BATCH_SIZE"] == 4

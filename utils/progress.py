@@ -5,6 +5,7 @@ import contextlib
 import csv
 import json
 import os
+import secrets
 import shlex
 import sys
 import time
@@ -183,7 +184,7 @@ def _start_wandb(folder: Path, config: CfgNode) -> Any:
         ) from error
     run_id = folder / "wandb_id.txt"
     if not run_id.is_file():
-        run_id.write_text(wandb.util.generate_id(), encoding="utf-8")
+        run_id.write_text(secrets.token_hex(4), encoding="utf-8")
     return wandb.init(
         project=config.TRAINING.WANDB,
         name=config.MODEL.SESSION,
