@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import cv2
@@ -60,6 +61,88 @@ def test_a_file_that_a_broken_download_filled_with_zeros_is_an_error(tmp_path, n
         read_image(path)
 
 
+def jpeg(image: np.ndarray = PHOTO, **options: object) -> bytes:
+    """A JPEG file as Pillow writes it."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # to be shown turned clockwise by 90 degrees
+# Width and height of the last block, and of what the colour is taken from, differ.
+ODD = PHOTO[:145, :177]
+JPEGS = {
+    "opencv": encode("baseline.jpg", PHOTO),
+    "opencv progressive": encode("progressive.jpg", PHOTO),
+    "opencv restarts": encode("restarts.jpg", PHOTO),
+    "opencv gray": encode("baseline.jpg", GRAY),
+    "pillow": jpeg(),
+    "pillow progressive": jpeg(progressive=True, quality=92),
+    "pillow gray progressive": jpeg(GRAY, progressive=True),
+    "pillow restarts": jpeg(restart_marker_rows=1),
+    "pillow without subsampling": jpeg(subsampling=0, optimize=True),
+    "pillow odd": jpeg(ODD),
+    "pillow odd progressive": jpeg(ODD, progressive=True),
+    "turned": jpeg(exif=TURNED),
+    "turned progressive": jpeg(exif=TURNED, progressive=True),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_cut_jpeg_that_somebody_closed_is_an_error(tmp_path, kind):
+    whole = JPEGS[kind]
+    path = tmp_path / "closed.jpg"
+    start = whole.index(b"\xff\xda") + 20
+    for length in np.linspace(start, len(whole) * 0.98, 25).astype(int):
+        path.write_bytes(whole[:length] + b"\xff\xd9")
+        with pytest.raises(ImageError, match=r"closed\.jpg: the image is cut off"):
+            read_image(path)
+
+
+def test_a_jpeg_that_was_cut_at_a_restart_or_in_a_value_and_closed_is_an_error(tmp_path):
+    path = tmp_path / "closed.jpg"
+    for kind, mark in (("opencv restarts", b"\xff\xd3"), ("opencv", b"\xff\0"), ("opencv progressive", b"\xff\0")):
+        whole = JPEGS[kind]
+        place = whole.index(mark, len(whole) // 2)
+        for length in (place, place + 1, place + 2):
+            path.write_bytes(whole[:length] + b"\xff\xd9")
+            with pytest.raises(ImageError, match=r"closed\.jpg: the image is cut off"):
+                read_image(path)
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_an_error(tmp_path):
+    whole = JPEGS["pillow progressive"]
+    path = tmp_path / "closed.jpg"
+    scans = [found.start() for found in re.finditer(b"\xff\xda", whole)]
+    assert len(scans) > 5
+    for start in scans[1:]:
+        path.write_bytes(whole[:start] + b"\xff\xd9")
+        with pytest.raises(ImageError, match=r"closed\.jpg: the image is cut off"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_whole_jpegs_are_read_without_a_word(tmp_path, kind, capfd):
+    path = tmp_path / "whole.jpg"
+    for after in (b"", b"\0" * 40, JPEGS["pillow"]):  # cameras write padding and previews behind the image
+        path.write_bytes(JPEGS[kind] + after)
+        expected = ODD if "odd" in kind else np.rot90(PHOTO, -1) if "turned" in kind else PHOTO
+        assert read_image(path).shape == expected.shape
+    assert capfd.readouterr() == ("", "")
+
+
+def test_gray_corners_are_no_reason_to_refuse_a_jpeg(tmp_path):
+    image = PHOTO.copy()
+    image[-40:, -40:] = 128
+    path = tmp_path / "corner.jpg"
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}):
+        path.write_bytes(jpeg(image, **options))
+        assert np.abs(read_image(path)[-16:, -16:].astype(int) - 128).max() <= 1
+        path.write_bytes(jpeg(np.full_like(PHOTO, 128), **options))
+        assert np.array_equal(read_image(path), np.full_like(PHOTO, 128))
+
+
 def test_the_end_mark_of_a_thumbnail_is_not_the_end_of_the_photograph(tmp_path):
     buffer, thumbnail = io.BytesIO(), io.BytesIO()
     Image.fromarray(PHOTO).resize((40, 32)).save(thumbnail, "JPEG")
@@ -109,10 +192,8 @@ def test_a_palette_is_looked_up(tmp_path):
 
 
 def test_a_photograph_is_turned_upright(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees
     path = tmp_path / "turned.jpg"
-    Image.fromarray(PHOTO).save(path, exif=exif, quality=95)
+    path.write_bytes(jpeg(exif=TURNED, quality=95))
     assert np.abs(read_image(path).astype(int) - np.rot90(PHOTO, -1)).mean() < 6
 
 

@@ -4,12 +4,14 @@ On disk and in numpy an image is H x W x 3 uint8 RGB; as a tensor it is N x 3 x 
 """
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL.JpegImagePlugin import JpegImageFile
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
@@ -28,6 +30,10 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Gray images become three equal channels, an alpha channel is dropped, 16-bit values are rounded to 8.
 
+    A JPEG is also refused as cut off when its end mark is there and the data before it do not reach the last pixel,
+    which libjpeg fills with gray. That costs progressive files a second decoding; others are decoded again only where
+    a corner is of middle gray. Not seen: what is lost of the last 16 x 16 pixels, and of CMYK.
+
     Raises:
         ImageError: the file is missing, empty, cut off, or not an image that OpenCV reads.
     """
@@ -41,7 +47,9 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path}: the file is empty (0 bytes)")
     # Before decoding: for a cut JPEG OpenCV 4.10 returns gray or parts of the image it decoded before; 4.11 and 5.0
     # refuse most of them, but not all of those whose rest is zeros.
-    if _is_cut_off(data.data):
+    is_jpeg = data.data[:2] == b"\xff\xd8"
+    end, in_scans = _jpeg_end(data.data) if is_jpeg else (_png_end(data.data), False)
+    if end < 0:
         raise ImageError(f"{path}: the image is cut off after {data.size:,} bytes; copy or download it again")
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
@@ -53,7 +61,10 @@ def read_image(path: str | Path) -> np.ndarray:
         image = np.round(image / 257.0).astype(np.uint8)
     if image.dtype != np.uint8:
         raise ImageError(f"{path}: {image.dtype} pixels; expected an 8- or 16-bit image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if is_jpeg and (in_scans or _has_gray_corner(image)) and _lacks_data(data.data, end, image):
+        raise ImageError(f"{path}: the image is cut off, its data end before its last pixel; copy or download it again")
+    return image
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -81,29 +92,84 @@ _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def _is_cut_off(data: memoryview) -> bool:
-    """Whether a JPEG or PNG file stops before its own end mark; bytes after that mark are not looked at.
+# What no image goes on with by chance: noise without FF, then again after each restart, in case the data ended at one.
+_NOISE = np.random.default_rng(0).integers(0, 255, 256, np.uint8).tobytes()
+_MORE_DATA = _NOISE + b"".join(bytes((0xFF, restart)) + _NOISE for restart in range(0xD0, 0xD8))
 
-    Walks from segment to segment, so that the end mark of a thumbnail inside is not taken for that of the image.
-    False for every other format: OpenCV refuses those when they are cut (tests/test_images.py).
+
+def _jpeg_end(data: memoryview) -> tuple[int, bool]:
+    """Where the data of a JPEG file end, and whether they come in several scans.
+
+    -1: the file was cut off, its end mark is missing or a scan is. Goes from segment to segment, so that the end mark
+    of a thumbnail inside is not taken for that of the image, and no further than that mark.
     """
-    if data[:2] == b"\xff\xd8":
-        place = 2
-        while found := _JPEG_MARKER.search(data, place):
-            marker, place = found[1][0], found.end()
-            if marker == 0xD9:
-                return False
-            if marker not in (0x01, 0xD8):  # all others are followed by their length, which counts its own two bytes
-                place += int.from_bytes(data[place : place + 2], "big")
-        return True
-    if data[:8] == _PNG_SIGNATURE:
-        place = 8
-        while place + 12 <= len(data):  # length, name, contents, checksum
-            if data[place + 4 : place + 8] == b"IEND":
-                return False
-            place += 12 + int.from_bytes(data[place : place + 4], "big")
-        return True
-    return False
+    place, missing, scans, progressive = 2, 0, 0, False  # missing: coefficients of a block, of all components
+    while found := _JPEG_MARKER.search(data, place):
+        marker, place = found[1][0], found.end()
+        if marker == 0xD9:
+            end = found.start()
+            while data[end - 1] == 0xFF:  # padding, or half of the value at which the file was cut
+                end -= 1
+            return (-1 if missing > 0 else end), progressive or scans > 1
+        if marker in (0x01, 0xD8):
+            continue
+        length = int.from_bytes(data[place : place + 2], "big")  # counts its own two bytes
+        segment = bytes(data[place : place + length]).ljust(8, b"\0")
+        place += length
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # frame
+            missing, progressive = 64 * segment[7], marker in (0xC2, 0xCA)
+        elif marker == 0xDA:
+            *_, first, last, bits = segment
+            if not progressive:
+                first, last, bits = 0, 63, 0  # what some writers leave open
+            if bits & 15 == 0:  # down to the last bit
+                missing -= segment[2] * (last - first + 1)
+            scans += 1
+    return -1, False
+
+
+def _png_end(data: memoryview) -> int:
+    """Where the end chunk of a PNG file stands; -1: it has none, the file was cut off.
+
+    0 for every other format: OpenCV refuses those when they are cut (tests/test_images.py).
+    """
+    if data[:8] != _PNG_SIGNATURE:
+        return 0
+    place = 8
+    while place + 12 <= len(data):  # length, name, contents, checksum
+        if data[place + 4 : place + 8] == b"IEND":
+            return place
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return -1
+
+
+def _has_gray_corner(image: np.ndarray) -> bool:
+    """Whether an 8 x 8 block in a corner of an RGB image has the luma that libjpeg fills with.
+
+    The last block is cut to the image's size. In which corner it is depends on the orientation.
+    """
+    height, width = ((size - 1) % 8 + 1 for size in image.shape[:2])
+    blocks = (image[y, x] for y in (slice(height), slice(-height, None)) for x in (slice(width), slice(-width, None)))
+    return any((np.abs(block @ (0.299, 0.587, 0.114) - 128) < 1.5).all() for block in blocks)
+
+
+def _lacks_data(data: memoryview, end: int, image: np.ndarray) -> bool:
+    """Whether a JPEG file has too little data for its pixels: whether more data before its end mark change the image.
+
+    Libjpeg only warns, on the process's stderr, and skips data beyond the last pixel. Pillow's copy of it keeps silent.
+    `image` is what OpenCV decoded. False for what Pillow does not decode.
+    """
+    try:
+        longer = _decode_quietly(b"".join((data[:end], _MORE_DATA, data[end:])))
+        # Mostly the decoders agree to the bit; where not, or when OpenCV has turned the image, Pillow decodes it too.
+        return not (np.array_equal(longer, image) or np.array_equal(longer, _decode_quietly(data)))
+    except (OSError, SyntaxError):
+        return False
+
+
+def _decode_quietly(data: bytes | memoryview) -> np.ndarray:
+    # The class itself: Image.open has a limit of size, and takes some JPEG files for another format.
+    return np.asarray(JpegImageFile(io.BytesIO(data)).convert("RGB"))
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
