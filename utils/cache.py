@@ -39,10 +39,10 @@ def open_cache(kind: str, folder: Path, paths: Iterable[Path], rank: int = 0, wo
     """A function that reads the images `paths` as `read_image` does: H x W x 3 uint8 RGB, not to be written to.
 
     `none` decodes an image whenever it is read. `ram` decodes all of them now; processes that are forked later share
-    the memory, those of other trainings, and on Windows and macOS the data loader's workers, have a copy each. `disk`
-    keeps them uncompressed in `folder`, as .npy files that every process on the machine maps: in memory they are the
-    system's page cache, and the next training finds them. What an interrupted process left is completed, an image
-    that changed (size or time of change) is decoded anew. The folder can be deleted at any time.
+    the memory, others (those of a second GPU; on Windows and macOS the data loader's workers too) have a copy each.
+    `disk` keeps them uncompressed in `folder`, as .npy files that every process on the machine maps: in memory they
+    are the system's page cache, and the next training finds them. What an interrupted process left is completed; an
+    image that changed (size or time of change) is decoded anew, and its old array deleted.
 
     The processes of one training call it alike, each with its `rank` of `world`; none has to wait for another.
 
