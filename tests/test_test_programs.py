@@ -186,7 +186,7 @@ def test_tlc_can_be_turned_off(root: Path, weights: Path, tmp_path: Path) -> Non
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(
-    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run(root, weights, tmp_path / "whole")
     restore, calls = evaluator.restore, []
@@ -208,12 +208,14 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(
     # What changed since is done again: here one restored image was deleted.
     first = json.loads(torn.read_text().splitlines()[1])["row"]["name"]
     (out / "Rain100L" / f"{first}.png").unlink()
+    capsys.readouterr()
     assert run(root, weights, out) == whole
     assert len(calls) == 5 + 5 - (done - 1)
+    assert f"checking {5 - (done - 1)} pairs" in capsys.readouterr().out
 
 
 def test_scores_of_other_weights_are_not_taken_over(
-    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -224,22 +226,29 @@ def test_scores_of_other_weights_are_not_taken_over(
     other = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1))
     other.patch_size = 16
     save_weights(other, weights)
-    assert run(root, weights, out) == run(root, weights, tmp_path / "fresh")
+    fresh = run(root, weights, tmp_path / "fresh")
+    assert "not continued" not in capsys.readouterr().out
+    assert run(root, weights, out) == fresh
+    assert "Rain100L: an interrupted run is not continued: weights_sha256 '" in capsys.readouterr().out
 
 
 def test_two_processes_share_the_images(root: Path, weights: Path, tmp_path: Path) -> None:
-    """Five images, two processes: none is counted twice, and the printed table is the same."""
+    """Five images, two processes: none is counted twice, the printed table is the same, and so is an error's line."""
     command = [str(ROOT / "Deraining/test.py"), "--weights", str(weights), "--opts", "DATA.ROOT", str(root)]
-    tables = []
-    for out, start in (("one", ()), ("two", torchrun())):
-        done = subprocess.run(
-            [sys.executable, *start, *command, "TEST.DATASETS", "Rain100L"],
-            cwd=_made(tmp_path / out),
+
+    def start(launcher: tuple[str, ...], out: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *launcher, *command, "TEST.DATASETS", "Rain100L"],
+            cwd=_made(out),
             capture_output=True,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             check=False,
         )
+
+    tables = []
+    for out, launcher in (("one", ()), ("two", torchrun())):
+        done = start(launcher, tmp_path / out)
         assert done.returncode == 0, done.stderr
         tables.append(done.stdout)
     assert tables[0] == tables[1]
@@ -248,6 +257,11 @@ def test_two_processes_share_the_images(root: Path, weights: Path, tmp_path: Pat
         del results[0]["provenance"]  # a commit may have been made in between
     assert one == two
     assert len(one[0]["per_image"]) == 5
+    (root / "Rain13K/test/Rain100L/input/rain-3.png").write_bytes(b"")
+    done = start(torchrun(), tmp_path / "error")
+    assert done.returncode == 1
+    assert done.stderr.count("error: 1 file(s) cannot be used") == 1
+    assert "[rank" not in done.stderr  # no traceback of those that wait for the one that found it
 
 
 def test_images_of_another_program_are_scored(

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import numpy as np
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -329,15 +330,23 @@ def _begin(sets: Sequence[TestSet], out_dir: Path, origin: Result, images_in: Pa
         Journal(out_dir, name, {**origin, "protocol": benchmark.protocol}, state.process_index)
         for name, _, benchmark in sets
     ]
-    with state.main_process_first():
-        if state.is_main_process:
-            left: list[Pair] = []
-            for (name, pairs, _), journal in zip(sets, journals, strict=True):
-                left += _left(pairs, _done_before(pairs, name, images_in, journal))
-                if journal.outdated:
-                    print(f"{name}: an interrupted run is not continued: {', '.join(journal.outdated)}")
-            print(f"checking {len(left):,} pairs")
+    left: list[Pair] = []
+    for (name, pairs, _), journal in zip(sets, journals, strict=True):
+        left += _left(pairs, _done_before(pairs, name, images_in, journal))
+        if journal.outdated:
+            state.print(f"{name}: an interrupted run is not continued: {', '.join(journal.outdated)}")
+    state.print(f"checking {len(left):,} pairs")
+    problem = [""]
+    if state.is_main_process:
+        try:
             check_pairs(left)
+        except PairError as error:
+            problem = [str(error)]
+    broadcast_object_list(problem)
+    if problem[0] and not state.is_main_process:
+        sys.exit(1)  # quietly: one process says it
+    if problem[0]:
+        raise PairError(problem[0])
     return journals
 
 
