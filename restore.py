@@ -54,8 +54,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="OUT",
         required=True,
         type=Path,
-        help="where to write: with one photograph a file (out.png), else a folder, made when missing, that gets "
-        "PHOTO's name as .png",
+        help="where to write: with one photograph a file (out.png), else a folder that gets PHOTO's name as .png; a "
+        "name without a suffix is a folder, made when missing",
     )
     parser.add_argument(
         "--weights",
@@ -75,14 +75,20 @@ def plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     """Which photograph is written where.
 
     Raises:
-        ValueError: a photograph is missing, or would be overwritten, or two would be written to one file.
+        ValueError: a photograph is missing, or would be overwritten, or two would be written to one file, or `out` is
+            neither a folder nor a file of a known kind.
     """
     for photo in photos:
         if photo.is_dir():
             raise ValueError(f"{photo} is a folder: name the photographs in it, for example {photo / '*.jpg'}")
         if not photo.is_file():
             raise ValueError(f"{photo}: no such file")
-    is_file = out.is_file() or (out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir())
+    is_file = out.suffix != "" and not out.is_dir()
+    if is_file and out.suffix.lower() not in IMAGE_SUFFIXES:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"-o {out}: unknown suffix; a file needs one of {known}; a folder of such a name must exist")
+    if not is_file and out.is_file():
+        raise ValueError(f"-o {out} is a file without a suffix, and would have to be a folder")
     if is_file and len(photos) > 1:
         raise ValueError(f"-o {out} is one file; {len(photos)} photographs need a folder")
     jobs: dict[Path, Path] = {}

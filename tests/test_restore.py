@@ -139,6 +139,26 @@ def test_what_is_asked_wrongly_is_said_before_the_network_is_loaded(main: Main, 
         main(["rain", str(photo), "-o", str(tmp_path / "out"), "--weights", "not there"])
 
 
+def test_a_suffix_says_what_out_is(main: Main, weights: str, photo: Path, tmp_path: Path) -> None:
+    def run(name: str) -> None:
+        main(["rain", str(photo), "-o", str(tmp_path / name), "--weights", weights])
+
+    for name in ("out.xyz", "out.v2/", "photo.gif"):
+        with pytest.raises(SystemExit, match=r"unknown suffix; a file needs one of \.bmp, .*\.png, "):
+            run(name)
+        assert not (tmp_path / name).exists()
+    (tmp_path / "out.v2").mkdir()
+    (tmp_path / "like.png").mkdir()
+    (tmp_path / "taken").write_text("a file")
+    for folder in ("out.v2", "like.png", "new"):
+        run(folder)
+        assert (tmp_path / folder / "photo.png").is_file()
+    run("file.PNG")
+    assert (tmp_path / "file.PNG").is_file()
+    with pytest.raises(SystemExit, match="taken is a file without a suffix"):
+        run("taken")
+
+
 def test_the_command_itself_from_another_folder(weights: str, photo: Path) -> None:
     command = [sys.executable, str(SCRIPT), "rain", photo.name, "-o", "out", "--weights"]
     run = partial(subprocess.run, cwd=photo.parent, capture_output=True, text=True, check=False)
