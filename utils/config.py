@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-import warnings
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,10 @@ def load_task_config(defaults: CfgNode, file: str | Path | None, opts: Sequence[
             f"run {config.MODEL.MODE}/train.py or test.py, or correct the file"
         )
     if config.OPTIM.NUM_EPOCHS > MOST_EPOCHS:
-        warnings.warn(
-            f"{source}: OPTIM.NUM_EPOCHS {config.OPTIM.NUM_EPOCHS:,} stretches the cosine until the learning rate is "
-            "constant; the paper trains 8,000 to 9,500 epochs of 66 steps",
-            stacklevel=2,
+        print(
+            f"warning: {source}: OPTIM.NUM_EPOCHS {config.OPTIM.NUM_EPOCHS:,} stretches the cosine until the learning "
+            "rate is constant; the paper trains 8,000 to 9,500 epochs of 66 steps",
+            file=sys.stderr,
         )
     return config
 
