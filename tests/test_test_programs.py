@@ -178,6 +178,29 @@ def test_released_weights_of_the_other_task_are_warned_of(root: Path, capsys: py
     assert "warning" not in capsys.readouterr().out
 
 
+def test_the_sheet_shows_best_median_and_worst(
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheets: list[Any] = []
+    monkeypatch.setattr(evaluator, "comparison_sheet", lambda *arguments: sheets.append(arguments))
+    folder = root / "Rain13K/test/Rain100L"
+    for count, places in ((5, (4, 2, 0)), (2, (1, 0)), (1, (0,))):
+        for i in range(count, 5):
+            for path in folder.glob(f"*/*rain-{i}.png"):
+                path.unlink()
+        (result,) = run(root, weights, tmp_path / "out")
+        rows, path, note = sheets.pop()
+        ranked = [row["name"] for row in sorted(result["per_image"], key=lambda row: row["psnr"])]
+        words = ("best", "median", "worst") if count == 5 else ("best", "worst") if count == 2 else ("only image",)
+        expected = [f"{word}: {ranked[place]}" for word, place in zip(words, places, strict=True)]
+        assert [name for name, _, _ in rows] == expected
+        assert path == tmp_path / "out/Rain100L.png"
+        assert "64 levels" in note
+        for name, images, _ in rows:
+            restored = read_image(tmp_path / "out/Rain100L" / f"{name.split(': ')[1]}.png")
+            np.testing.assert_array_equal(images["restored"], restored)
+
+
 def test_tlc_can_be_turned_off(root: Path, weights: Path, tmp_path: Path) -> None:
     with_tlc = run(root, weights, tmp_path / "a")
     without = run(root, weights, tmp_path / "b", "TEST.TLC", "false")
