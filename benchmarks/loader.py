@@ -147,11 +147,12 @@ def measure(loader: DataLoader[Any], batch: int, seconds: float) -> tuple[float,
     batches, together = iter(loader), max(1, loader.num_workers)  # workers deliver at nearly the same time
     for _ in range(together * (loader.prefetch_factor or 1)):
         next(batches)
-    count, start, busy = 0, time.perf_counter(), cpu_seconds()
-    while (elapsed := time.perf_counter() - start) < seconds:
+    count, elapsed, busy, start = 0, 0.0, cpu_seconds(), time.perf_counter()
+    while not count or elapsed < seconds:
         for _ in range(together):
             next(batches)
         count += together * batch
+        elapsed = time.perf_counter() - start
     return count / elapsed, 1000 * (cpu_seconds() - busy) / count
 
 
