@@ -1,4 +1,6 @@
-r"""Turn a checkpoint into released weights, and record their scores: pretrained/models.yml is written by this alone.
+r"""Turn a checkpoint into released weights, and record their scores.
+
+pretrained/models.yml is written by this alone, and so are the tables of scores in README.md and pretrained/README.md.
 
     python pretrained/release.py derain checkpoints/Deraining/derain_2/model_best.pth \
         --recipe Deraining/configs/derain_2.yml
@@ -20,6 +22,9 @@ from models import load_model, save_weights, size_name
 from models.weights import PRETRAINED, WeightsError, released
 from utils.provenance import code_version, sha256
 
+PAGES = (PRETRAINED / "README.md", PRETRAINED.parent / "README.md")
+MARKS = ("<!-- scores -->", "<!-- /scores -->")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the weights, or the scores, that the command line names."""
@@ -38,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (WeightsError, ValueError, OSError, KeyError) as error:
         sys.exit(f"release.py: {error}")
     text = "# Written by pretrained/release.py; what the entries mean: pretrained/README.md\n"
-    (PRETRAINED / "models.yml").write_text(text + yaml.safe_dump(index, sort_keys=False), encoding="utf-8")
+    text += yaml.safe_dump(dict(sorted(index.items())), sort_keys=False)
+    (PRETRAINED / "models.yml").write_text(text, encoding="utf-8")
+    for page in PAGES:
+        page.write_text(with_table(page.read_text(encoding="utf-8"), index), encoding="utf-8")
 
 
 def release(name: str, checkpoint: Path, recipe: str) -> dict[str, Any]:
@@ -70,6 +78,29 @@ def scores(results: Path, file_hash: str) -> dict[str, dict[str, Any]]:
             raise ValueError(f"{results}: scores other weights than the released ones; run test.py on those")
     keys = ("protocol", "images", "psnr", "ssim", "input_psnr", "input_ssim")
     return {result["dataset"]: {key: result[key] for key in keys} for result in found}
+
+
+def with_table(page: str, index: dict[str, dict[str, Any]]) -> str:
+    """The text of a page with what is between its two marks replaced by the table of `index`."""
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n{table(index)}{MARKS[1]}{after}"
+
+
+def table(index: dict[str, dict[str, Any]]) -> str:
+    """The scores of all released weights as a Markdown table."""
+    lines = [
+        "| weights | set | images | protocol | PSNR input | restored | gain | SSIM input | restored |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, entry in sorted(index.items()):
+        for dataset, s in sorted(entry["scores"].items(), key=lambda item: item[0] == "samples"):
+            gain = s["psnr"] - s["input_psnr"]
+            lines.append(
+                f"| `{name}` | {dataset} | {s['images']} | {s['protocol']} | {s['input_psnr']:.2f} | {s['psnr']:.2f} "
+                f"| {gain:+.2f} | {s['input_ssim']:.4f} | {s['ssim']:.4f} |"
+            )
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

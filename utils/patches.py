@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from utils.augment import ORIENTATIONS, crop, random_corner
+from utils.config import ConfigError
 from utils.images import read_image
 from utils.pairs import Pair
 
@@ -108,7 +109,7 @@ class PatchBatches(Sampler[list[Key]]):
         overfit: int = 0,
     ) -> None:
         if batch_size % world:
-            raise ValueError(f"OPTIM.BATCH_SIZE {batch_size} cannot be shared equally by {world} processes")
+            raise ConfigError(f"OPTIM.BATCH_SIZE {batch_size} cannot be shared equally by {world} processes")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.first_epoch, self.last_epoch = first_epoch, last_epoch
         self.steps_per_epoch = steps or -(-length // batch_size)
