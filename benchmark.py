@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ import torch
 
 from models import SIZES, create_model
 from utils.complexity import Cost, count_macs, count_parameters, in_new_process, measure
-from utils.provenance import provenance
+from utils.provenance import machine, provenance
 from utils.restorer import best_device
 
 Row = dict[str, Any]
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     rows = args.benchmark(args)
     if args.json:
-        origin = {"machine": machine(args.device), **provenance(torch.device(args.device))}
+        origin = {"machine": machine(torch.device(args.device)), **provenance(torch.device(args.device))}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"provenance": origin, "rows": rows}, indent=2) + "\n", encoding="utf-8")
         print(f"\nwritten: {args.json}")
@@ -106,15 +105,6 @@ def size(text: str) -> tuple[int, int]:
     return int(found[2]), int(found[1])
 
 
-def machine(device: str) -> str:
-    """The processor's name."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.+)", info.read_text(encoding="utf-8")) if info.is_file() else []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 # Complexity
 
 _TITLES = ("Network", "Parameters", "GMACs", "at 720p", "ms", "MiB", "Published code: M, GMACs; paper: dB")
@@ -124,7 +114,8 @@ _WIDTHS = (15, 10, 6, 7, 7, 6, 35)
 def complexity(args: argparse.Namespace) -> list[Row]:
     """Print the table of every size and ablation, and return its rows."""
     height, width = args.image
-    print(f"{machine(args.device)}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {args.device}")
+    name = machine(torch.device(args.device))
+    print(f"{name}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {args.device}")
     print("GMACs: convolutions and matrix products of one image, at 256x256 and at 1280x720.")
     if args.runs:
         print(f"ms: one {width}x{height} image, float32, without TLC, the fastest of {args.runs} runs: what else the")

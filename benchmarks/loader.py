@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from utils.config import ConfigError
 from utils.images import ImageError, read_image, write_image
 from utils.pairs import Pair, PairError, find_pairs
 from utils.patches import PatchBatches, PatchDataset
+from utils.provenance import machine
 from utils.samples import photographs
 from utils.synthesis import add_rain
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             loaders = all_loaders(pairs, args.patch, args.batch, Path(scratch) / "cache")
         except (PairError, ImageError, ConfigError) as error:
             sys.exit(f"error: {error}")
-        print(machine())
+        print(conditions())
         print(f"{len(pairs)} pairs of {args.data or 'sample photographs, 1280x720'}, ", end="")
         print(f"crops of {args.patch}x{args.patch}, batches of {args.batch}, {args.rounds} x {args.seconds:g} s each\n")
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
@@ -163,14 +163,10 @@ def cpu_seconds() -> float:
     return sum(each.user + each.system for each in times)
 
 
-def machine() -> str:
+def conditions() -> str:
     """Processor, cores, version, and what else the machine does."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
     busy = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{os.cpu_count()} cores of {model}, torch {torch.__version__}{busy}"
+    return f"{os.cpu_count()} cores of {machine()}, torch {torch.__version__}{busy}"
 
 
 if __name__ == "__main__":

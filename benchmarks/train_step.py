@@ -24,7 +24,7 @@ from statistics import median, quantiles
 
 import torch
 from accelerate import Accelerator
-from loader import machine
+from loader import conditions
 from torch import nn
 from torch.nn.utils import get_total_norm
 
@@ -32,7 +32,7 @@ from Deblurring.config import DEFAULTS
 from models import SIZES, M3SNet, create_model, save_weights
 from models.weights import to_published
 from utils.augment import ORIENTATIONS, orient
-from utils.complexity import _peak_bytes, in_new_process
+from utils.complexity import in_new_process, peak_bytes
 from utils.losses import PSNRLoss
 from utils.patches import Patch
 from utils.provenance import code_version
@@ -179,14 +179,14 @@ def peak_memory(side: str, name: str, args: argparse.Namespace) -> float:
     SIDES[side](initial_network({"width": 8, "enc_blk_nums": (1,) * 4}), random_batch(1, 16), small)()
     # Now the libraries are loaded, which are not the network's.
     device = torch.device(args.device)
-    before = _peak_bytes(device) if args.device == "cpu" else 0
+    before = peak_bytes(device) if args.device == "cpu" else 0
     step = SIDES[side](initial_network(create_model(name).config), random_batch(args.batch, args.patch), args)
     try:
         step()
         step()
     except torch.OutOfMemoryError:
         return math.inf
-    after = _peak_bytes(device)
+    after = peak_bytes(device)
     return math.nan if before is None or after is None else after - before
 
 
@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     torch.set_num_threads(args.threads)
     print(f"$ python benchmarks/train_step.py {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip())
-    print(machine())
+    print(conditions())
     print(f"this project {code_version()}, {', '.join(f'{name} {version(name)}' for name in PEER)}")
     place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.device}, {args.threads} thread(s)"
     print(f"{place}, batches of {args.batch} x 3 x {args.patch} x {args.patch}\n")

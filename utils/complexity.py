@@ -51,11 +51,11 @@ def measure(build: Callable[[], nn.Module], height: int, width: int, device: str
     with torch.inference_mode():
         # Loads the libraries, which are not the network's.
         nn.Conv2d(chs, chs, 3).to(place)(torch.rand(1, chs, 64, 64, device=place))
-        before = _peak_bytes(place)
+        before = peak_bytes(place)
         model = build().eval().to(place).to(memory_format=torch.channels_last)
         image = torch.rand(1, chs, height, width, device=place).to(memory_format=torch.channels_last)
         seconds = [_seconds(model, image) for _ in range(1 + runs)][1:]
-    after = _peak_bytes(place)
+    after = peak_bytes(place)
     peak = None if before is None or after is None else after - before
     return Cost(min(seconds), peak, torch.get_num_threads())
 
@@ -74,7 +74,8 @@ def _seconds(model: nn.Module, image: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _peak_bytes(device: torch.device) -> int | None:
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory in use so far: allocated on a GPU, held by this process on a CPU; None where nothing tells."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _peak_resident_bytes() if device.type == "cpu" else None

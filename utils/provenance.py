@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,6 +47,15 @@ def code_version() -> str:
     return f"{project} ({done.stdout.strip()})"
 
 
+def machine(device: torch.device | None = None) -> str:
+    """The name of the GPU, or of the processor."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", info.read_text(encoding="utf-8")) if info.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def sha256(path: Path) -> str:
     """The hash of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -63,6 +73,6 @@ def _version(package: str) -> str | None:
 
 
 def _device_name(device: torch.device | None) -> str | None:
-    if device is not None and device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return None if device is None else device.type
+    if device is None:
+        return None
+    return machine(device) if device.type == "cuda" else device.type
