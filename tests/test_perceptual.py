@@ -94,7 +94,7 @@ def test_scores_are_extra_keys_of_each_image_and_their_means(
 
 
 def test_networks_images_are_scored_too(pyiqa: Pyiqa, tmp_path: Path) -> None:
-    options = ["DATA.ROOT", str(tmp_path / "none"), "TEST.PERCEPTUAL", "niqe"]
+    options = ["TEST.DATASETS", "samples", "TEST.PERCEPTUAL", "niqe"]
     model = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1))
     save_weights(model, tmp_path / "tiny.safetensors")
     weights = ["--weights", str(tmp_path / "tiny.safetensors")]
