@@ -17,6 +17,7 @@ from skimage import data
 import Deblurring.test
 import Deraining.test
 from models import M3SNet, save_weights
+from models.weights import PRETRAINED, released
 from utils import evaluator
 from utils.config import load_task_config
 from utils.images import read_image, write_image
@@ -169,10 +170,9 @@ def test_every_pair_is_looked_at_before_the_first_image(
 
 def test_released_weights_of_the_other_task_are_warned_of(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_task_config(Deraining.test.DEFAULTS, None, ["DATA.ROOT", str(root)])
-    for weights in ("deblur", ROOT / "pretrained/deblur.safetensors"):
+    for weights in ("deblur", PRETRAINED / released()["deblur"]["file"]):
         evaluator.evaluate_task(config, Deraining.test.TASK, weights, root / "out")
-        warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
-        (warning,) = warnings
+        (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: "))
         assert "deblur was trained for Deblurring (Deblurring/configs/" in warning
     evaluator.evaluate_task(config, Deraining.test.TASK, "derain", root / "out")
     assert "warning" not in capsys.readouterr().out
