@@ -19,9 +19,9 @@ from torch.optim.swa_utils import AveragedModel
 from utils import recipe, trainer
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.config import to_dict
-from utils.interruption import Interruption
 from utils.provenance import code_version
 from utils.recipe import TrainingError
+from utils.signals import Interruption
 from utils.stepping import Stepping
 
 pytestmark = pytest.mark.usefixtures("fresh_process")

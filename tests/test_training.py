@@ -146,6 +146,15 @@ def test_fine_tuning_starts_from_the_given_weights(folder: Path, tmp_path: Path)
         torch.testing.assert_close(tuned.state_dict()[name], tensor, atol=1e-7, rtol=0)
 
 
+def test_a_network_is_grown_before_it_is_trained_on(folder: Path, tmp_path: Path) -> None:
+    save_weights(create_model("tiny"), tmp_path / "start.safetensors")
+    keys = {"OPTIM__NUM_EPOCHS": 2, "TRAINING__WIDEN": 1}
+    run = train(folder, tmp_path, TRAINING__WEIGHTS=tmp_path / "start.safetensors", **keys)
+    assert load_model(run / "model_best.pth").config["width"] == 16
+    with pytest.raises(TrainingError, match=r"WIDEN grows the network of TRAINING\.WEIGHTS, which is not set"):
+        train(folder, tmp_path / "none", **keys)
+
+
 def test_several_gpus_under_plain_python_print_the_torchrun_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

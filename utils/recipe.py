@@ -89,6 +89,8 @@ def build_model(config: CfgNode) -> M3SNet:
         model = load_model(config.TRAINING.WEIGHTS)
         for doubling in range(config.TRAINING.WIDEN):
             model = widen(model, config.TRAINING.SEED + doubling)
+    elif config.TRAINING.WIDEN:
+        raise TrainingError("TRAINING.WIDEN grows the network of TRAINING.WEIGHTS, which is not set")
     else:
         model = create_model(config.MODEL.NAME, ffm=config.MODEL.FFM, mhamb=config.MODEL.MHAMB)
     model.set_grad_checkpointing(config.TRAINING.GRAD_CHECKPOINTING)
@@ -139,13 +141,14 @@ def fitting_parts(
     weights = list(model.parameters())
 
     def fits() -> bool:
-        ballast = [torch.empty_like(weight) for weight in weights for _ in range(3)]  # two moments, one exchange
+        ballast: list[torch.Tensor] = []
         try:
+            ballast += (torch.empty_like(weight) for weight in weights for _ in range(3))  # two moments, one exchange
             run(torch.zeros(share // parts, 3, patch_size, patch_size, device=weights[0].device)).backward()
         except torch.OutOfMemoryError:
             return False
         finally:
-            del ballast
+            ballast.clear()
             model.zero_grad()
         return True
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from utils.augment import orient
-from utils.interruption import SIGNALS
 from utils.losses import PSNRLoss
 from utils.patches import Patch
+from utils.signals import SIGNALS
 from utils.state import TrainState
 
 

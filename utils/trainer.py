@@ -31,8 +31,8 @@ from utils.checkpoint import (
     tidy,
 )
 from utils.config import ConfigError, differences, save_config, to_dict
+from utils.dry_run import rehearse
 from utils.images import ImageError, write_image
-from utils.interruption import Interruption, Stopped, ignore_ctrl_c
 from utils.losses import PSNRLoss
 from utils.metrics import psnr, rgb_to_y
 from utils.pairs import Pair, PairError, check_pairs
@@ -48,9 +48,9 @@ from utils.recipe import (
     start_accelerator,
     training_pairs,
 )
-from utils.rehearsal import rehearse
 from utils.restorer import restore
 from utils.schedule import warmup_cosine
+from utils.signals import Interruption, Stopped, ignore_ctrl_c
 from utils.state import TrainState
 from utils.stepping import Stepping, on_device
 from utils.synthesis import DEGRADATIONS, MARGINS

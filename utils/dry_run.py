@@ -33,7 +33,7 @@ def rehearse(
     """Print the configuration, the learning rate at its milestones, and estimates of time and memory.
 
     `step` takes one training step; `steps` and `validation_images` are what the run would take. The picture of the
-    learning rate is written to `run`/learning_rate.png; nothing else is.
+    learning rate is written to `run`/learning_rate.png; no checkpoint is.
     """
     say, device = accelerator.print, accelerator.device
     say(f"\n{config.dump().strip()}\n")
@@ -61,7 +61,7 @@ def rehearse(
     say(f"\n{steps:,} steps of {config.OPTIM.BATCH_SIZE} images, {second:.3g} s each (the mean of {len(times[1:])})")
     say(f"{looks:,} validations of {validation_images:,} images, {_duration(validation)} in all")
     say(f"about {_duration(second * steps + validation)} (hours:minutes:seconds), {_memory(device)}")
-    say("a dry run: nothing was trained or saved")
+    say("a dry run: no checkpoint was written")
 
 
 def learning_rates(config: CfgNode) -> list[float]:
