@@ -189,12 +189,13 @@ def size_name(model: M3SNet) -> str | None:
     return next((name for name, size in SIZES.items() if model.config == {**common, **size}), None)
 
 
-def create_model(name: str, ffm: bool = True, mhamb: bool = True) -> M3SNet:
-    """A new network of a named size, with or without the paper's two additions.
+def create_model(name: str, ffm: bool = True, mhamb: bool = True, enc_blk_nums: Sequence[int] = ()) -> M3SNet:
+    """A new network of a named size, with or without the paper's two additions, or with other numbers of blocks.
 
     Raises:
-        ValueError: no size of that name.
+        ValueError: no size of that name, or not as many numbers as the network has levels.
     """
     if name not in SIZES:
         raise ValueError(f"no network size {name!r}; there are {', '.join(SIZES)}")
-    return M3SNet(**SIZES[name], ffm=ffm, mhamb=mhamb)
+    size = SIZES[name] | ({"enc_blk_nums": tuple(enc_blk_nums)} if enc_blk_nums else {})
+    return M3SNet(**size, ffm=ffm, mhamb=mhamb)

@@ -264,6 +264,10 @@ def test_ablations() -> None:
         assert size_name(model) is None
     ablated = create_model("M3SNet-T", ffm=False, mhamb=False)
     assert (ablated.config["ffm"], ablated.config["mhamb"], size_name(ablated)) == (False, False, None)
+    deeper = create_model("M3SNet-T", enc_blk_nums=(2, 1, 1, 3))
+    assert [len(blocks) for blocks in deeper.encoders] == [2, 1, 1, 3] and size_name(deeper) is None
+    with pytest.raises(ValueError, match=r"encoder \(2, 1\) and decoder \(1, 1, 1, 1\) differ in levels"):
+        create_model("M3SNet-T", enc_blk_nums=(2, 1))
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 5])

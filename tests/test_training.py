@@ -16,9 +16,12 @@ import Deraining.train
 from models import SCA, LayerNorm2d, create_model, load_model, save_weights
 from utils import recipe, stepping, trainer
 from utils.checkpoint import CheckpointError, load_checkpoint
+from utils.complexity import count_macs
+from utils.config import load_config
 from utils.images import read_image
 from utils.pairs import PairError
 from utils.recipe import TrainingError
+from utils.tasks import default_config
 
 ROOT = PROGRAM.parents[1]
 
@@ -285,3 +288,15 @@ def test_a_dry_run_says_everything_and_keeps_nothing(
     run = tmp_path / "Deraining/run"
     assert [path.name for path in run.iterdir()] == ["learning_rate.png"]
     assert read_image(run / "learning_rate.png").std() > 5  # something is drawn
+
+
+@pytest.mark.parametrize("task", ["Deblurring", "Deraining"])
+def test_the_ablation_compares_networks_of_equal_cost(task: str) -> None:
+    def macs(name: str) -> int:
+        config = load_config(default_config(task), ROOT / task / "configs" / "ablation" / f"{name}.yml")
+        with torch.device("meta"):
+            return count_macs(recipe.build_model(config), 256, 256)
+
+    assert macs("nafnet") == pytest.approx(macs("full"), rel=0.01)
+    assert macs("no_mhamb") == pytest.approx(macs("full"), rel=0.01)
+    assert macs("no_ffm") < 0.9 * macs("full")

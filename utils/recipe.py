@@ -92,7 +92,8 @@ def build_model(config: CfgNode) -> M3SNet:
     elif config.TRAINING.WIDEN:
         raise TrainingError("TRAINING.WIDEN grows the network of TRAINING.WEIGHTS, which is not set")
     else:
-        model = create_model(config.MODEL.NAME, ffm=config.MODEL.FFM, mhamb=config.MODEL.MHAMB)
+        wanted = config.MODEL
+        model = create_model(wanted.NAME, wanted.FFM, wanted.MHAMB, wanted.ENC_BLK_NUMS)
     model.set_grad_checkpointing(config.TRAINING.GRAD_CHECKPOINTING)
     return model.train()
 

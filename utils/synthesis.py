@@ -4,10 +4,11 @@ Every function takes an H x W x 3 uint8 RGB image and a random generator, and is
 
 Rain is drawn in layers of streaks, as the makers of benchmarks draw it: random dots are smeared into lines of one
 length, thickness and direction. Layers add to the picture and saturate, as light does (Rain100L, Rain100H), or are put
-on it by the 'screen' rule of image editors (Rain800). Blur is the average of what a moving camera sees while its
-shutter is open: the trajectory is a random walk with inertia (Boracchi and Foi 2012; DeblurGAN, Kupyn et al. 2018),
-light adds up linearly, and the sensor adds noise and rounds to 8 bits. The sharp image is the view at mid-exposure, as
-the middle frame is in GoPro and REDS.
+on it by image editors' rules (Rain800, whose training pairs set the ranges of `_edited_rain`: docs/synthesis.md). Blur
+is the average of what a moving camera sees while its shutter is open: the trajectory is a random walk with inertia
+(Boracchi and Foi 2012; DeblurGAN, Kupyn et al. 2018), near things move farther than distant ones, some on their own,
+light adds up linearly or as the camera has encoded it (GoPro), and the sensor adds noise and rounds to 8 bits. The
+sharp image is the view at mid-exposure, as the middle frame is in GoPro and REDS.
 """
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ Generator = np.random.Generator
 
 _REACH = 16  # pixels a point of the scene may be away from its sharp position
 _INVISIBLE = 0.3  # pixels; less does not show in 8 bits
+_EDITED = 130  # grey levels that opaque edited rain adds: as much as screening it adds to an average photograph
 
 
 def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
@@ -35,25 +37,26 @@ def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
     height, width = image.shape[:2]
     rain = (_light_rain, _heavy_rain, _edited_rain)[kind - 1](height, width, rng)
     light = image.astype(np.float32)
-    # An editor's 'screen' adds the less the brighter the pixel is; light itself adds up until the sensor saturates.
-    light += rain[..., None] * (255 - light if kind == 3 else np.float32(255))
+    # Editors either add, or 'screen': the brighter the pixel, the less. Light adds up until the sensor saturates.
+    screened = kind == 3 and rng.random() < 0.4
+    light += rain[..., None] * (255 - light if screened else np.float32(_EDITED if kind == 3 else 255))
     if rng.random() < 0.15:
         light += _veil(height, width, rng)[..., None] * (255 - light)
     return np.rint(np.clip(light, 0, 255, out=light)).astype(np.uint8)
 
 
 def add_blur(image: np.ndarray, rng: Generator) -> np.ndarray:
-    """Motion blur of a random kind: a shaken camera, one that also rolls or zooms, or an object moving on its own.
+    """Motion blur of a random kind: a shaken camera, one that also rolls and nears, or an object moving on its own.
 
     The strength goes from nothing at all to a point that draws a line of about 30 pixels; most are moderate.
     """
     reach = 0.0 if rng.random() < 0.04 else _REACH * rng.beta(1.4, 1.8)
     # GoPro's frames were averaged as they came out of the camera, without undoing its response curve.
-    linear = rng.random() < 0.7
+    linear = rng.random() < 0.5
     light = _TO_LINEAR[image] if linear else image.astype(np.float32) / 255
-    kind = rng.choice(3, p=(0.6, 0.22, 0.18))
+    kind = rng.choice(3, p=(0.5, 0.3, 0.2))
     if reach >= _INVISIBLE:
-        light = (_shaken, _rolling, _moving_object)[kind](light, reach, rng)
+        light = (_shaken, _filmed, _moving_object)[kind](light, reach, rng)
     if rng.random() < 0.5:
         light = _sensor_noise(light, rng)
     return _to_srgb(light) if linear else np.rint(np.clip(light, 0, 1) * 255).astype(np.uint8)
@@ -72,7 +75,7 @@ def _light_rain(height: int, width: int, rng: Generator) -> np.ndarray:
     """Thin separate streaks of one direction, as in Rain100L; H x W light to add, 1 is white."""
     angle = _fall(rng)
     brightness = rng.uniform(0.3, 0.9)
-    coverage = rng.uniform(0.06, 0.4)
+    coverage = rng.uniform(0.05, 0.3)
     rain = np.zeros((height, width), np.float32)
     for _ in range(2):
         length = rng.uniform(15, 70)
@@ -87,8 +90,8 @@ def _heavy_rain(height: int, width: int, rng: Generator) -> np.ndarray:
     angle = _fall(rng)
     layers = int(rng.integers(2, 5))
     spread = rng.uniform(0, 10)
-    brightness = rng.uniform(0.3, 0.65)
-    coverage = rng.uniform(1.0, 3.0)
+    brightness = rng.uniform(0.3, 0.75)
+    coverage = rng.uniform(1.0, 3.2)
     taper = rng.uniform(0.3, 1)
     rain = np.zeros((height, width), np.float32)
     for _ in range(layers):
@@ -101,15 +104,15 @@ def _heavy_rain(height: int, width: int, rng: Generator) -> np.ndarray:
 
 
 def _edited_rain(height: int, width: int, rng: Generator) -> np.ndarray:
-    """Noise smeared and thresholded, as image editors draw rain and as in Rain800; H x W screen opacity."""
+    """Noise smeared and thresholded, as image editors draw rain and as in Rain800; H x W opacity."""
     angle = _fall(rng)
-    length = _log_uniform(8, 50, rng)
-    thickness = rng.uniform(0.4, 1.1)
+    length = _log_uniform(8, 30, rng)
+    thickness = rng.uniform(0.35, 0.85)
     rain = _streaks(height, width, angle, length, thickness, 0.0, _dense_dots, rng)
     # What smearing leaves of unit noise, so that the threshold is in standard deviations.
     rain /= math.sqrt(length * thickness * math.sqrt(math.pi))
     rain -= rng.uniform(-1.2, 0.6)
-    rain *= _log_uniform(0.06, 0.26, rng)
+    rain *= _log_uniform(0.07, 0.26, rng)
     return np.clip(rain, 0, 1, out=rain)
 
 
@@ -217,22 +220,34 @@ def _shaken(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
     return expose(light, random_psf(reach, rng))
 
 
-def _rolling(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
-    """The camera also turns about its axis and moves forward: the blur differs from place to place."""
+def _filmed(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
+    """The average of a film's frames, as in GoPro: the camera moves, turns about its axis and nears; near is faster."""
     height, width = light.shape[:2]
+    y, x = np.indices((height, width), np.float32)
     centre = np.array([width, height]) * rng.uniform(-0.3, 1.3, 2)
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]])
-    farthest = np.hypot(*(corners - centre).T).max() + 1
-    share = rng.uniform(0, 0.8)  # of the reach that translation takes; what is left is for roll and zoom
+    dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
+    farthest = float(np.sqrt(dx * dx + dy * dy).max()) + 1
+    nearness = _nearness(height, width, rng)
+    share = rng.uniform(0.2, 1)  # of the reach that translation takes; what is left is for roll and zoom
     steps = math.ceil(1.3 * reach) + 2
-    shift = _trajectory(rng, steps) * reach * share
-    roll, zoom = _trajectory(rng, steps).T * reach * (1 - share) / farthest
+    shift = (_trajectory(rng, steps) * reach * share).astype(np.float32)
+    turning = (_trajectory(rng, steps) * reach * (1 - share) / farthest).astype(np.float32)
     total = np.zeros_like(light)
-    for (dx, dy), turn, stretch in zip(shift, roll, zoom, strict=True):
-        linear = np.array([[1 + stretch, -turn], [turn, 1 + stretch]])
-        matrix = np.column_stack([linear, centre - linear @ centre + (dx, dy)])
-        total += cv2.warpAffine(light, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    for (right, down), (roll, zoom) in zip(shift, turning, strict=True):
+        seen_x = x + nearness * right + zoom * dx - roll * dy
+        seen_y = y + nearness * down + roll * dx + zoom * dy
+        total += cv2.remap(light, seen_x, seen_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     return total / steps
+
+
+def _nearness(height: int, width: int, rng: Generator) -> np.ndarray:
+    """How far each pixel moves when the camera does, 1 for the nearest: a slope, or two planes with a wavy border."""
+    corners = rng.uniform(0.3, 1, (2, 2)).astype(np.float32)
+    slope = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+    if rng.random() < 0.5:
+        return slope
+    waves = cv2.resize(rng.standard_normal((4, 4)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.where(waves > 0, slope, np.float32(rng.uniform(0.1, 0.6)) * slope)
 
 
 def _moving_object(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:

@@ -71,6 +71,7 @@ def default_config(mode: str) -> CfgNode:
     config.MODEL.NAME = "M3SNet-32"  # a size in models.SIZES
     config.MODEL.FFM = True  # false: plain skips (ablation)
     config.MODEL.MHAMB = True  # false: a NAFBlock as bridge (ablation)
+    config.MODEL.ENC_BLK_NUMS = []  # NAFBlocks of each encoder level, finest first; []: those of NAME
 
     config.OPTIM = CfgNode()
     config.OPTIM.NAME = "Adam"  # or AdamW
