@@ -13,7 +13,7 @@ sharp image is the view at mid-exposure, as the middle frame is in GoPro and RED
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -29,17 +29,23 @@ _EDITED = 130  # grey levels that opaque edited rain adds: as much as screening 
 def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Rain of a random kind on a photograph; one in 25 stays dry, so that a network learns to leave those alone.
 
-    The kinds: `_light_rain`, `_heavy_rain`, `_edited_rain`. No pixel becomes darker.
+    The kinds are those of `RAINS`. No pixel becomes darker.
     """
     kind = rng.choice(4, p=(0.04, 0.30, 0.33, 0.33))
     if kind == 0:
         return image.copy()
+    return rain_of_kind(tuple(RAINS)[kind - 1], image, rng)
+
+
+def rain_of_kind(kind: str, image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Rain of one kind, a key of `RAINS`, on a photograph."""
     height, width = image.shape[:2]
-    rain = (_light_rain, _heavy_rain, _edited_rain)[kind - 1](height, width, rng)
+    rain = RAINS[kind](height, width, rng)
     light = image.astype(np.float32)
+    edited = kind == "edited"
     # Editors either add, or 'screen': the brighter the pixel, the less. Light adds up until the sensor saturates.
-    screened = kind == 3 and rng.random() < 0.4
-    light += rain[..., None] * (255 - light if screened else np.float32(_EDITED if kind == 3 else 255))
+    screened = edited and rng.random() < 0.4
+    light += rain[..., None] * (255 - light if screened else np.float32(_EDITED if edited else 255))
     if rng.random() < 0.15:
         light += _veil(height, width, rng)[..., None] * (255 - light)
     return np.rint(np.clip(light, 0, 255, out=light)).astype(np.uint8)
@@ -56,10 +62,18 @@ def add_blur(image: np.ndarray, rng: Generator) -> np.ndarray:
     light = _TO_LINEAR[image] if linear else image.astype(np.float32) / 255
     kind = rng.choice(3, p=(0.5, 0.3, 0.2))
     if reach >= _INVISIBLE:
-        light = (_shaken, _filmed, _moving_object)[kind](light, reach, rng)
+        light = tuple(BLURS.values())[kind](light, reach, rng)
     if rng.random() < 0.5:
         light = _sensor_noise(light, rng)
     return _to_srgb(light) if linear else np.rint(np.clip(light, 0, 1) * 255).astype(np.uint8)
+
+
+def shake(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """The blur of a shaken camera alone, 2 to 10 pixels to the farthest point of its path, without noise.
+
+    One definite, moderate degradation: for test images, not for training.
+    """
+    return _to_srgb(_shaken(_TO_LINEAR[image], rng.uniform(2, 10), rng))
 
 
 Degradation = Callable[[np.ndarray, Generator], np.ndarray]
@@ -114,6 +128,13 @@ def _edited_rain(height: int, width: int, rng: Generator) -> np.ndarray:
     rain -= rng.uniform(-1.2, 0.6)
     rain *= _log_uniform(0.07, 0.26, rng)
     return np.clip(rain, 0, 1, out=rain)
+
+
+RAINS: dict[str, Callable[[int, int, Generator], np.ndarray]] = {
+    "light": _light_rain,
+    "heavy": _heavy_rain,
+    "edited": _edited_rain,
+}
 
 
 def _log_uniform(low: float, high: float, rng: Generator) -> float:
@@ -221,8 +242,21 @@ def _shaken(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
 
 
 def _filmed(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
-    """The average of a film's frames, as in GoPro: the camera moves, turns about its axis and nears; near is faster."""
+    """The average of a film's frames, as in GoPro."""
     height, width = light.shape[:2]
+    total, frames = np.zeros_like(light), 0
+    for x, y in film(height, width, reach, rng):
+        total += cv2.remap(light, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        frames += 1
+    return total / frames
+
+
+def film(height: int, width: int, reach: float, rng: Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames of a moving camera: what each pixel sees, as x and y in the scene, both H x W float32.
+
+    The camera moves, and near things more than distant ones, turns about its axis, and nears. No pixel sees farther
+    than `reach` pixels from its place; in the frame at mid-exposure each sees its own.
+    """
     y, x = np.indices((height, width), np.float32)
     centre = np.array([width, height]) * rng.uniform(-0.3, 1.3, 2)
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
@@ -232,12 +266,8 @@ def _filmed(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
     steps = math.ceil(1.3 * reach) + 2
     shift = (_trajectory(rng, steps) * reach * share).astype(np.float32)
     turning = (_trajectory(rng, steps) * reach * (1 - share) / farthest).astype(np.float32)
-    total = np.zeros_like(light)
     for (right, down), (roll, zoom) in zip(shift, turning, strict=True):
-        seen_x = x + nearness * right + zoom * dx - roll * dy
-        seen_y = y + nearness * down + roll * dx + zoom * dy
-        total += cv2.remap(light, seen_x, seen_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    return total / steps
+        yield x + nearness * right + zoom * dx - roll * dy, y + nearness * down + roll * dx + zoom * dy
 
 
 def _nearness(height: int, width: int, rng: Generator) -> np.ndarray:
@@ -261,6 +291,13 @@ def _moving_object(light: np.ndarray, reach: float, rng: Generator) -> np.ndarra
     behind = random_psf(max(_INVISIBLE, reach * rng.uniform(0, 0.7)), rng)
     cover = expose(mask, front)[..., None]
     return expose(light * mask[..., None], front) + (1 - cover) * expose(light, behind)
+
+
+BLURS: dict[str, Callable[[np.ndarray, float, Generator], np.ndarray]] = {  # light, H x W x 3, and reach in pixels
+    "shaken": _shaken,
+    "filmed": _filmed,
+    "moving object": _moving_object,
+}
 
 
 def _sensor_noise(light: np.ndarray, rng: Generator) -> np.ndarray:
