@@ -14,8 +14,10 @@ import pytest
 import torch
 from skimage import data
 
+from Deraining.config import DEFAULTS
 from models import SIZES, create_model
 from utils import complexity
+from utils.config import load_config, save_config
 from utils.images import write_image
 from utils.metrics import score_rgb, score_y
 
@@ -184,3 +186,27 @@ def test_protocols_prints_its_tables(
 def mean_psnr(folder: Path, score: Callable[[np.ndarray, np.ndarray], dict[str, float]]) -> float:
     pairs = ((cv2.imread(str(folder / side / f"{i}.png"))[..., ::-1] for side in ("input", "target")) for i in range(2))
     return fmean(score(*pair)["psnr"] for pair in pairs)
+
+
+def test_ablation_compares_seed_by_seed(
+    script: Callable[[str, list[str]], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "Deraining"
+
+    def run(name: str, seed: int, psnr: float) -> None:
+        config = load_config(DEFAULTS, ROOT / "Deraining/configs/ablation" / f"{name}.yml")
+        save_config(config, folder / f"ablation_{name}_{seed}" / "config.yml")
+        lines = f"step,epoch,psnr\n1,1,99\n2,2,{psnr}\n"
+        (folder / f"ablation_{name}_{seed}" / "validation.csv").write_text(lines)
+
+    for seed, base in ((1, 20.0), (2, 24.0)):
+        for name, gain in (("full", 0.0), ("no_ffm", -0.1 * seed), ("nafnet", 0.25)):
+            run(name, seed, base + gain)
+        with pytest.raises(SystemExit, match=r"missing: ablation_no_mhamb_1"):
+            script("ablation.py", [str(folder)])
+    run("no_mhamb", 1, 21.0)
+    run("no_mhamb", 2, 24.0)
+    script("ablation.py", [str(folder)])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert rows[2] == ["M3SNet", "1,099,571", "1.26 G", "20.00", "24.00", "22.00 ± 2.83", ""]
+    assert [row[-1] for row in rows[3:]] == ["-0.15 ± 0.07", "+0.50 ± 0.71", "+0.25 ± 0.00"]

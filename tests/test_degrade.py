@@ -41,7 +41,7 @@ def test_pairs_depend_on_name_and_seed(photographs: Path, tmp_path: Path, kind: 
 def test_shake_always_shows_and_is_never_extreme() -> None:
     photograph = read_image(photographs_of_skimage("test")["astronaut"])[100:292, 120:312]
     scores = [psnr(shake(photograph, np.random.default_rng(seed)), photograph) for seed in range(50)]
-    assert min(scores) > 17 and max(scores) < 35
+    assert min(scores) > 16 and max(scores) < 30
 
 
 def test_nothing_is_written_over(photographs: Path, tmp_path: Path) -> None:
