@@ -2,10 +2,22 @@
 import numpy as np
 import pytest
 
+from utils import synthesis
 from utils.images import read_image
 from utils.metrics import psnr
 from utils.samples import photographs
-from utils.synthesis import DEGRADATIONS, MARGINS, add_blur, add_rain, expose, random_psf
+from utils.synthesis import (
+    BLURS,
+    DEGRADATIONS,
+    MARGINS,
+    RAINS,
+    add_blur,
+    add_rain,
+    expose,
+    film,
+    rain_of_kind,
+    random_psf,
+)
 
 both = pytest.mark.parametrize("degrade", DEGRADATIONS.values(), ids=DEGRADATIONS.keys())
 
@@ -129,3 +141,108 @@ def test_a_patch_with_its_margin_is_blurred_as_the_whole_image_is(photo):
     inside = slice(margin, -margin)
     part, whole = light[20:92, 30:102], expose(light, psf)
     np.testing.assert_allclose(expose(part, psf)[inside, inside], whole[20:92, 30:102][inside, inside], atol=1e-2)
+
+
+def test_edited_rain_is_added_or_screened():
+    grounds = [np.full((96, 96, 3), level, np.uint8) for level in (0, 120)]
+    falls = []
+    for seed in range(60):  # the same rain on a dark and on a brighter scene; few have a veil, which is screened, too
+        dark, bright = (rain_of_kind("edited", ground, rng(seed)).mean() - ground.mean() for ground in grounds)
+        falls.append(bright / dark)
+    screened, added = np.isclose(falls, 135 / 255, atol=0.05), np.array(falls) > 0.9
+    assert 12 < screened.sum() < 40 and 15 < added.sum() < 48
+
+
+@pytest.mark.parametrize("kind", RAINS)
+def test_every_kind_of_rain_is_drawn(kind, photo):
+    seen = []
+
+    class Chosen:
+        """A generator whose first choice is the kind; the rest is drawn as ever."""
+
+        def __init__(self, number):
+            self.number, self.drawn = number, rng(5)
+
+        def choice(self, count, p):
+            seen.append(count)
+            return self.number
+
+        def __getattr__(self, name):
+            return getattr(self.drawn, name)
+
+    np.testing.assert_array_equal(
+        add_rain(photo, Chosen(1 + list(RAINS).index(kind))), rain_of_kind(kind, photo, rng(5))
+    )
+    assert seen == [1 + len(RAINS)]
+
+
+def moved(height, width, reach, generator):
+    """How far each pixel of each frame sees from its place: frames x 2 (x, y) x height x width."""
+    y, x = np.indices((height, width), np.float32)
+    return np.array([(seen_x - x, seen_y - y) for seen_x, seen_y in film(height, width, reach, generator)])
+
+
+def test_a_filmed_scene_stays_within_reach_and_still_at_mid_exposure():
+    farthest = []
+    for seed in range(40):
+        reach = rng(seed).uniform(1, MARGINS["blur"])
+        steps = moved(50, 70, reach, rng(seed))
+        farthest.append(np.hypot(steps[:, 0], steps[:, 1]).max() / reach)
+        np.testing.assert_allclose(steps[len(steps) // 2], 0, atol=1e-4)
+    assert max(farthest) <= 1 + 1e-4
+    assert max(farthest) > 0.8  # and the reach is used
+
+
+def test_near_things_move_farther_when_the_camera_only_moves(monkeypatch):
+    nearness = np.linspace(0.2, 1, 60, dtype=np.float32) * np.ones((40, 1), np.float32)
+    walk = synthesis._trajectory
+    calls = []
+
+    def without_turning(generator, steps):  # the first trajectory is the way, the second roll and zoom
+        calls.append(steps)
+        return walk(generator, steps) * (len(calls) % 2)
+
+    monkeypatch.setattr(synthesis, "_nearness", lambda height, width, generator: nearness)
+    monkeypatch.setattr(synthesis, "_trajectory", without_turning)
+    for seed in range(10):
+        steps = moved(40, 60, 10, rng(seed))
+        np.testing.assert_allclose(steps, nearness * steps[:, :, :1, -1:], atol=1e-4)
+        assert np.all(np.diff(np.hypot(steps[:, 0], steps[:, 1]).max(axis=0), axis=1) > 0)
+    assert len(calls) == 20
+
+
+def test_roll_turns_and_zoom_widens(monkeypatch):
+    turnings = iter([[[0, 0]], [[0.6, 0]], [[0, 0]], [[0, 0.6]]])  # no way; roll, or zoom
+    monkeypatch.setattr(synthesis, "_trajectory", lambda generator, steps: np.array(next(turnings), float))
+    roll, zoom = (moved(41, 61, 8, rng(3))[0] for _ in range(2))
+    divergence = np.diff(zoom[0], axis=1)[:-1] + np.diff(zoom[1], axis=0)[:, :-1]
+    curl = np.diff(roll[1], axis=1)[:-1] - np.diff(roll[0], axis=0)[:, :-1]
+    assert divergence.min() > 0.01 and np.ptp(divergence) < 1e-3
+    assert curl.min() > 0.01 and np.ptp(curl) < 1e-3
+    np.testing.assert_allclose(roll[0] ** 2 + roll[1] ** 2, zoom[0] ** 2 + zoom[1] ** 2, atol=1e-3)
+
+
+def test_nearness_is_a_slope_or_two_planes():
+    steps = []
+    for seed in range(60):
+        near = synthesis._nearness(48, 64, rng(seed))
+        assert near.shape == (48, 64) and near.dtype == np.float32
+        assert near.min() >= 0.03 - 1e-6 and near.max() <= 1 + 1e-6
+        steps.append(max(np.abs(np.diff(near, axis=0)).max(), np.abs(np.diff(near, axis=1)).max()))
+    two_planes = np.array(steps) > 0.1  # a border between them; a slope rises by 0.7 over the whole image at most
+    assert 15 < two_planes.sum() < 45
+
+
+@pytest.mark.parametrize("kind", BLURS)
+def test_an_even_scene_stays_even(kind):
+    even = np.full((60, 80, 3), 0.4, np.float32)
+    for seed in range(8):
+        np.testing.assert_allclose(BLURS[kind](even, 9.0, rng(seed)), even, atol=1e-4)
+
+
+def test_a_filmed_image_is_the_average_of_its_frames():
+    ramp = np.indices((60, 80), np.float32)[::-1].transpose(1, 2, 0)  # every pixel holds its own x and y
+    averaged = BLURS["filmed"](ramp, 6.0, rng(2))
+    seen = np.mean(list(film(*ramp.shape[:2], 6.0, rng(2))), axis=0)
+    inside = slice(8, -8)  # where no frame looks beyond the border
+    np.testing.assert_allclose(averaged[inside, inside], seen.transpose(1, 2, 0)[inside, inside], atol=0.05)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 VISIBLE = 10  # grey levels of 255: from here on a pixel counts as covered
-LEVELS = np.arange(0, 256, 8)  # edges of the histogram bins of `Streaks.light`
+LEVELS = np.arange(0, 257, 8)  # edges of the histogram bins of `Streaks.light`
 _REACH = 64  # pixels; longer streaks are measured as this long
 _ANGLES = np.arange(-90, 90)  # degrees
 
@@ -33,14 +33,14 @@ def measure_streaks(rainy: np.ndarray, clean: np.ndarray) -> Streaks:
     """Measure the rain of a pair: two H x W x 3 uint8 images of at least 64 x 64 pixels.
 
     Raises:
-        ValueError: the two differ in size, are too small, or are the same image.
+        ValueError: the two differ in size, are too small, or differ by the same everywhere, as equal ones do.
     """
     if rainy.shape != clean.shape or min(rainy.shape[:2]) < _REACH:
         raise ValueError(f"expected two images of one size from {_REACH} pixels; found {rainy.shape} and {clean.shape}")
     ground = clean.astype(np.float32).mean(axis=2)
     rain = rainy.astype(np.float32).mean(axis=2) - ground
-    if not rain.any():
-        raise ValueError("both images are the same: there is no rain to measure")
+    if np.ptp(rain) == 0:
+        raise ValueError(f"the images differ by {rain[0, 0]:g} everywhere: there is no rain to measure")
     covered = rain >= VISIBLE
     light = np.histogram(np.clip(rain, 0, 255), LEVELS)[0] / rain.size
     band = (ground // 32).astype(int)
@@ -68,10 +68,9 @@ def _autocorrelation(rain: np.ndarray) -> np.ndarray:
     fine = rain - cv2.GaussianBlur(rain, (0, 0), _REACH / 2)  # haze and what is left of the scene are no streaks
     shape = tuple(cv2.getOptimalDFTSize(side + _REACH) for side in rain.shape)  # room for lags without wrapping round
     product = np.fft.irfft2(np.abs(np.fft.rfft2(fine, shape)) ** 2, shape)
-    overlap = np.fft.irfft2(np.abs(np.fft.rfft2(np.ones_like(fine), shape)) ** 2, shape)
     lags = np.arange(-_REACH, _REACH + 1)
-    window = np.ix_(lags, lags)
-    correlation: np.ndarray = product[window] / overlap[window].clip(1)
+    overlap = np.outer(*((side - abs(lags)).clip(1) for side in rain.shape))  # pixels that have a partner at that lag
+    correlation: np.ndarray = product[np.ix_(lags, lags)] / overlap
     return correlation / correlation[_REACH, _REACH]
 
 
