@@ -7,7 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from utils.images import IMAGE_SUFFIXES, ImageError, read_image, write_image
+from utils.metrics import psnr
+from utils.report import ERROR_SCALE, Row, comparison_sheet, error_map, fit_panel
 from utils.restorer import load_restorer, restore
 
 RELEASED = {"rain": "derain", "blur": "deblur"}  # task -> weights in pretrained/models.yml
@@ -18,20 +22,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     try:
         jobs = plan(args.photos, args.out)
+        if args.sheet and args.sheet.suffix.lower() not in IMAGE_SUFFIXES:
+            known = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise ValueError(f"--sheet {args.sheet}: unknown suffix; expected one of {known}")
         model = load_restorer(args.weights or RELEASED[args.task], tlc=args.tlc)
     except (OSError, ValueError) as error:
         sys.exit(f"restore.py: {error}")
     failed = 0
+    rows: list[Row] = []
     for photo, out in jobs:
         try:
             start = time.perf_counter()
             image = read_image(photo)
-            write_image(out, restore(model, image))
+            restored = restore(model, image)
+            write_image(out, restored)
             height, width = image.shape[:2]
             print(f"{photo}  {width}x{height}  {time.perf_counter() - start:.1f} s  -> {out}", flush=True)
+            if args.sheet:
+                rows.append(sheet_row(photo.name, image, restored))
         except (OSError, ImageError) as error:  # the photographs after it may be good
             print(f"restore.py: {error}", file=sys.stderr)
             failed += 1
+    if rows:
+        try:
+            comparison_sheet(rows, args.sheet, f"change: {ERROR_SCALE}")
+        except (OSError, ImageError) as error:
+            sys.exit(f"restore.py: --sheet: {error}")
+        print(f"side by side: {args.sheet}")
     if failed:
         sys.exit(f"restore.py: {failed} of {len(jobs)} photographs could not be restored")
 
@@ -58,6 +75,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "name without a suffix is a folder, made when missing",
     )
     parser.add_argument(
+        "--sheet",
+        metavar="FILE",
+        type=Path,
+        help="also write a picture of all photographs, restored, and what was changed, side by side",
+    )
+    parser.add_argument(
         "--weights",
         metavar="FILE|NAME",
         help="a checkpoint, or the name of released weights (default: derain for rain, deblur for blur)",
@@ -69,6 +92,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="pool over the whole image, not over windows of the size the network was trained on",
     )
     return parser.parse_args(argv)
+
+
+def sheet_row(name: str, image: np.ndarray, restored: np.ndarray) -> Row:
+    """A photograph, restored, and where it was changed, each at the size that a sheet shows."""
+    changed = psnr(restored, image)
+    images = {"photograph": image, "restored": restored, "change": error_map(restored, image)}
+    caption = f"restored against photograph: {changed:.1f} dB RGB"
+    return name, {title: fit_panel(picture) for title, picture in images.items()}, caption
 
 
 def plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:

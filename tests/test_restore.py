@@ -15,6 +15,7 @@ from skimage import data
 
 from models import M3SNet, save_weights
 from utils.images import read_image, to_tensor, write_image
+from utils.report import error_map
 from utils.restorer import load_restorer, restore
 
 SCRIPT = Path(__file__).parents[1] / "restore.py"
@@ -110,6 +111,21 @@ def test_several_photographs_to_a_folder_and_a_bad_one_among_them(
         main(["blur", str(photo), str(broken), str(last), "-o", str(out), "--weights", weights])
     assert sorted(path.name for path in out.iterdir()) == ["last.png", "photo.png"]
     assert f"{broken}: the file is empty" in capsys.readouterr().err
+
+
+def test_a_sheet_shows_what_was_changed(
+    main: Main, weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sheet = tmp_path / "out.png", tmp_path / "sheet.png"
+    main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(sheet)])
+    assert capsys.readouterr().out.endswith(f"side by side: {sheet}\n")
+    picture, restored = read_image(sheet), read_image(out)
+    height, width = restored.shape[:2]
+    windows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], (height, width))
+    for image in (read_image(photo), restored, error_map(restored, read_image(photo))):
+        assert np.any(np.all(windows == image[..., 0], axis=(2, 3)))
+    with pytest.raises(SystemExit, match=r"--sheet .*sheet\.xyz: unknown suffix; expected one of"):
+        main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(tmp_path / "sheet.xyz")])
 
 
 def test_an_input_is_never_overwritten(main: Main, photo: Path, tmp_path: Path) -> None:

@@ -409,7 +409,7 @@ def _draw(result: Result, pairs: Sequence[Pair], out_dir: Path) -> Path:
         )
         images = {"input": degraded, "restored": restored, "target": target, "error": error_map(restored, target)}
         rows.append((f"{place}: {row['name']}", images, caption))
-    comparison_sheet(rows, out_dir / f"{result['dataset']}.png", ERROR_SCALE)
+    comparison_sheet(rows, out_dir / f"{result['dataset']}.png", f"error: {ERROR_SCALE}")
     return out_dir / f"{result['dataset']}.png"
 
 

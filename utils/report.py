@@ -43,7 +43,7 @@ _INFINITE = {"psnr": "restored images", "input_psnr": "inputs"}
 
 _PANEL = 400  # pixels: a sheet of four fits a 1700-pixel screen
 _AMPLIFIED = 4  # what an error map multiplies errors by, so that the eye sees them
-ERROR_SCALE = f"error: black is none, yellow a difference of {256 // _AMPLIFIED} levels and more, mean of R, G and B"
+ERROR_SCALE = f"black is none, yellow a difference of {256 // _AMPLIFIED} levels and more, mean of R, G and B"
 _GAP, _MARGIN = 10, 24
 _TITLE, _TEXT = 20, 17  # letter heights
 _INK, _GRAY, _WHITE = (32, 33, 36), (105, 110, 118), 255
@@ -219,6 +219,14 @@ def error_map(restored: np.ndarray, target: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
 
 
+def fit_panel(image: np.ndarray) -> np.ndarray:
+    """An H x W x 3 uint8 image as a sheet shows it: scaled down to 400 pixels where it is wider or higher."""
+    height, width = image.shape[:2]
+    scale = min(1, _PANEL / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def comparison_sheet(rows: Sequence[Row], path: str | Path, note: str = "") -> None:
     """Write a picture with one row per sample: its images side by side, and under them its name and caption.
 
@@ -231,7 +239,7 @@ def comparison_sheet(rows: Sequence[Row], path: str | Path, note: str = "") -> N
     if not rows:
         raise ValueError(f"{path}: a comparison sheet needs at least one image")
     titles = list(rows[0][1])
-    panels = [[_fit(images[name]) for name in titles] for _, images, _ in rows]
+    panels = [[fit_panel(images[name]) for name in titles] for _, images, _ in rows]
     column = max(_PANEL // 2, *(image.shape[1] for row in panels for image in row))  # not too narrow for the caption
     heights = [max(image.shape[0] for image in row) for row in panels]
     head, caption_height = _MARGIN + _TITLE + 12, _TEXT + 26
@@ -303,10 +311,3 @@ def _json_safe(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_json_safe(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _fit(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    scale = min(1, _PANEL / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
