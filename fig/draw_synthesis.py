@@ -30,17 +30,17 @@ NAMES = {kind: "Rain800 training pairs" if kind == REAL else f"{kind} rain" for 
 BANDS = np.arange(0, 257, 32)  # edges of Streaks.dark_to_bright
 PERCENT = (5, 50, 95)
 
-Quantity = tuple[str, Callable[[Streaks], float], str]
-QUANTITIES: tuple[Quantity, ...] = (  # name with unit, value, format
-    ("direction, degrees from the vertical", lambda s: s.angle, ".0f"),
-    ("spread of the directions, 0 to 1", lambda s: s.spread, ".2f"),
-    ("length, pixels", lambda s: s.length, ".0f"),
-    ("width, pixels", lambda s: s.width, ".1f"),
-    ("coverage, % of the pixels", lambda s: 100 * s.coverage, ".0f"),
-    ("added where covered, grey levels", lambda s: s.brightness, ".0f"),
-    ("added where the scene is 32-63", lambda s: s.dark_to_bright[1], ".0f"),
-    ("added where the scene is 128-159", lambda s: s.dark_to_bright[4], ".0f"),
-    ("added where the scene is 224-255", lambda s: s.dark_to_bright[7], ".0f"),
+Quantity = tuple[str, Callable[[Streaks], float], int]
+QUANTITIES: tuple[Quantity, ...] = (  # name with unit, value, decimals shown
+    ("direction, degrees from the vertical", lambda s: s.angle, 0),
+    ("spread of the directions, 0 to 1", lambda s: s.spread, 2),
+    ("length, pixels", lambda s: s.length, 0),
+    ("width, pixels", lambda s: s.width, 1),
+    ("coverage, % of the pixels", lambda s: 100 * s.coverage, 0),
+    ("added where covered, grey levels", lambda s: s.brightness, 0),
+    ("added where the scene is 32-63", lambda s: s.dark_to_bright[1], 0),
+    ("added where the scene is 128-159", lambda s: s.dark_to_bright[4], 0),
+    ("added where the scene is 224-255", lambda s: s.dark_to_bright[7], 0),
 )
 
 RAIN_VIEW = ("astronaut", 130, 0)  # photograph, left, top
@@ -75,9 +75,10 @@ def measure(folder: str | Path, every: int) -> Measures:
 def table(found: Measures) -> str:
     """The percentiles of every quantity for every kind, in Markdown."""
     rows = [[f"{len(found[REAL])} images: " + ", ".join(f"{p} %" for p in PERCENT), *(NAMES[kind] for kind in found)]]
-    for name, value, form in QUANTITIES:
-        percentiles = [np.nanpercentile([value(s) for s in measures], PERCENT) for measures in found.values()]
-        rows.append([name, *(", ".join(f"{level:z{form}}" for level in levels) for levels in percentiles)])
+    for name, value, decimals in QUANTITIES:
+        percentiles = [_percentiles([value(s) for s in measures], PERCENT) for measures in found.values()]
+        rounded = np.round(percentiles, decimals) + 0  # which makes -0 a 0
+        rows.append([name, *(", ".join(f"{level:.{decimals}f}" for level in levels) for levels in rounded)])
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "|---|" + "--:|" * len(found), *body])
 
@@ -133,6 +134,12 @@ def draw_blur(path: Path) -> None:
     _write(figure, path)
 
 
+def _percentiles(values: Sequence[float] | np.ndarray, percent: Sequence[float]) -> np.ndarray:
+    """Of those that are numbers; NaN where none is."""
+    known = np.asarray(values)[~np.isnan(values)]
+    return np.percentile(known, percent) if known.size else np.full(len(percent), np.nan)
+
+
 def _distributions(ax: Axes, found: Measures, value: Callable[[Streaks], float], edges: np.ndarray) -> None:
     """One outline for each kind, the real one filled; what is beyond the edges counts in the last bin."""
     for kind, measures in found.items():
@@ -158,7 +165,8 @@ def _scenes(ax: Axes, found: Measures) -> None:
     """The median image, and around the real one the middle half of them."""
     centres = (BANDS[:-1] + BANDS[1:]) / 2
     for kind, measures in found.items():
-        low, middle, high = np.nanpercentile([streaks.dark_to_bright for streaks in measures], (25, 50, 75), axis=0)
+        bands = np.transpose([streaks.dark_to_bright for streaks in measures])
+        low, middle, high = np.transpose([_percentiles(band, (25, 50, 75)) for band in bands])
         ax.plot(centres, middle, color=COLOURS[kind], marker="o", markersize=3.5, linewidth=1.8, zorder=_order(kind))
         if kind in (REAL, "edited"):
             ax.fill_between(centres, low, high, color=COLOURS[kind], alpha=0.16, linewidth=0)

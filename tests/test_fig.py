@@ -192,3 +192,43 @@ def test_the_detail_is_the_framed_square_enlarged() -> None:
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"draw_samples\.py: .*nothing\.pth"):
         load("draw_samples").main(["--rain", str(tmp_path / "nothing.pth"), "-o", str(tmp_path / "samples.png")])
+
+
+def test_rain_is_measured_on_the_pairs_clean_images(tmp_path: Path) -> None:
+    synthesis = load("draw_synthesis")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        clean = np.full((70, 90, 3), 60, np.uint8)
+        rainy = clean + np.uint8(40) * (rng.random((70, 90, 1)) < 0.25)
+        write_image(tmp_path / "target" / f"{name}.png", clean)
+        write_image(tmp_path / "input" / f"{name}.png", rainy)
+    found = synthesis.measure(tmp_path, 2)  # a and c
+    assert set(found) == {"real", *synthesis.RAINS} and {len(measures) for measures in found.values()} == {2}
+    assert [round(streaks.brightness) for streaks in found["real"]] == [40, 40]
+    assert len({streaks.coverage for measures in found.values() for streaks in measures}) == 8  # none is drawn twice
+    head, line, *rows = synthesis.table(found).splitlines()
+    assert head.startswith("| 2 images: 5 %, 50 %, 95 % | Rain800 training pairs |")
+    assert {row.count("|") for row in (head, line, *rows)} == {2 + len(found)}
+    (covered,) = (row for row in rows if "added where covered" in row)
+    assert "| 40, 40, 40 |" in covered
+    (bright,) = (row for row in rows if "224-255" in row)
+    assert "nan" in bright  # these scenes have nothing as bright
+
+
+def test_both_pictures_of_the_synthesis_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synthesis = load("draw_synthesis")
+    photograph = read_image(photographs("test")["coffee"])
+    write_image(tmp_path / "target" / "a.png", photograph)
+    write_image(tmp_path / "input" / "a.png", synthesis.rain_of_kind("edited", photograph, np.random.default_rng(0)))
+    synthesis.main(["--pairs", str(tmp_path), "-o", str(tmp_path / "made")])
+    for name in ("rain", "blur"):
+        assert read_image(tmp_path / "made" / f"synthesis_{name}.png").shape[1] == 10.4 * synthesis.DPI
+    for name, left, top in (synthesis.RAIN_VIEW, synthesis.BLUR_VIEW):
+        assert synthesis._view(name, left, top).shape == (synthesis.SIDE, synthesis.SIDE, 3)
+
+
+def test_pairs_that_cannot_be_measured_are_named(tmp_path: Path) -> None:
+    for side in ("input", "target"):
+        write_image(tmp_path / side / "small.png", np.zeros((40, 90, 3), np.uint8))
+    with pytest.raises(SystemExit, match=r"draw_synthesis\.py: .*small\.png: Rain800 training pairs: expected two"):
+        load("draw_synthesis").main(["--pairs", str(tmp_path), "-o", str(tmp_path)])
