@@ -153,7 +153,7 @@ def test_what_is_there_stays(packed: Path, tmp_path: Path, capsys: pytest.Captur
     unpack(packed, into)
     assert (into / "packed.yml").read_text() == "changed"
     assert capsys.readouterr().out.splitlines()[1:] == [
-        f"1 files unpacked into {into}", "left as they are, though they differ from the packed ones:", "  packed.yml"
+        f"1 file unpacked into {into}", "left as they are, though they differ from the packed ones:", "  packed.yml"
     ]  # fmt: skip
 
 
@@ -239,12 +239,30 @@ def test_reencoding_says_what_it_costs_and_keeps_pairs(
 
 
 def test_too_large_a_file_is_an_error_that_names_it(folder: Path, code: Path, tmp_path: Path) -> None:
+    for side in ("input", "target"):
+        Image.effect_noise((150, 150), 100).convert("RGB").save(folder / side / "5.png")
     (folder / "input/5.png").write_bytes((folder / "input/5.png").read_bytes() + bytes(2_000_000))
     config = configuration(folder, tmp_path)
-    with pytest.raises(PackError, match=r"input/5\.png: 2\.0 MB, too large .* raise --limit-mb to 3$"):
+    with pytest.raises(PackError, match=r"input/5\.png: 2\.\d MB, too large .* raise --limit-mb to 3$"):
         pack(config, TASK, code, tmp_path / "packed", LIMIT)
     assert not list(tmp_path.glob("*packed*")) + list(tmp_path.glob(".pack*"))
+    with pytest.raises(PackError, match=r"pairs/input/5\.png: 0\.0 MB, too large"):
+        pack(config, TASK, code, tmp_path / "packed", 10_240, 100)
     pack(config, TASK, code, tmp_path / "packed", 3_000_000)
+
+
+def test_too_large_a_checkpoint_is_told_before_the_images_are_read(
+    folder: Path, code: Path, tmp_path: Path, fresh_process: None
+) -> None:
+    train(folder, tmp_path, OPTIM__NUM_EPOCHS=1, OPTIM__WARMUP_EPOCHS=0, TRAINING__EPOCH_STEPS=1)
+    (folder / "input/5.png").write_bytes(b"not an image")
+    with pytest.raises(PackError, match=r"model_latest\.pth: .* or start anew there with --opts TRAINING.RESUME false"):
+        pack(configuration(folder, tmp_path), TASK, code, tmp_path / "packed", LIMIT)
+    (folder / "input/5.png").unlink()
+    (folder / "target/5.png").unlink()
+    pack(configuration(folder, tmp_path, TRAINING__RESUME="false"), TASK, code, tmp_path / "packed", LIMIT)
+    unpack(tmp_path / "packed", tmp_path / "m3snet")
+    assert not (tmp_path / "m3snet/checkpoints").exists()
 
 
 @pytest.mark.parametrize("key", ["TRAIN_DIR", "VAL_DIR", "SHARP_DIRS"])

@@ -79,13 +79,12 @@ def pack(config: CfgNode, task: Task, root: Path, out: Path, limit: int, quality
         states = _states(config, task, staged)
         save_config(packed_config(config, places, states), staged / CONFIG)
         code = [*code_members(root), Member(CONFIG, staged / CONFIG)]
-        _check_sizes([*code, *states], limit)
-        print("reading every image once, as the training will ...", flush=True)
+        _check_sizes([*code, *states], limit)  # before minutes of reading
+        print("reading every image, as the training will ...", flush=True)
         pairs, held = training_pairs(config, task, print)
         check_pairs([*dict.fromkeys([*pairs, *held])])
         print(f"{len(pairs):,} training images, {len(held):,} for validation")
         images = image_members([*pairs, *held], places, reencode=quality is not None)
-        _check_sizes(images, limit)
         name = re.sub(r"[^\w.-]", "_", config.MODEL.SESSION)
         writer = _Writer(work, name, limit)
         progress = tqdm(total=len(images), desc=name, unit="image", dynamic_ncols=True, disable=None)
@@ -93,9 +92,9 @@ def pack(config: CfgNode, task: Task, root: Path, out: Path, limit: int, quality
             for member in sorted(group, key=lambda member: member.place):
                 if member.reencode and quality is not None:
                     encoded, loss = _encode(member, quality, staged)
-                    writer.add(member.place, encoded, psnr=loss)
+                    writer.add(member.place, encoded, member.source, psnr=loss)
                 else:
-                    writer.add(member.place, member.source)
+                    writer.add(member.place, member.source, member.source)
                 progress.update(group is images)
             writer.close()
         progress.close()
@@ -227,10 +226,9 @@ def _states(config: CfgNode, task: Task, staged: Path) -> list[Member]:
 
 def _check_sizes(members: Iterable[Member], limit: int) -> None:
     for member in members:
-        if not member.reencode:
-            size = member.source.stat().st_size
-            if _end(0, _entry(member.place, size)) > limit:
-                raise _too_large(member.source, member.place, size, limit)
+        size = member.source.stat().st_size
+        if _end(0, _entry(member.place, size)) > limit:
+            raise _too_large(member.source, member.place, size, limit)
 
 
 def _too_large(source: Path, place: str, size: int, limit: int) -> PackError:
@@ -268,14 +266,14 @@ class _Writer:
         self.archives: list[dict[str, Any]] = []  # as in the manifest
         self._tar: tarfile.TarFile | None = None
 
-    def add(self, place: str, source: Path, **facts: Any) -> None:
-        """Append a file, piece by piece; `facts` go into the manifest, beside its size and hash."""
+    def add(self, place: str, source: Path, origin: Path, **facts: Any) -> None:
+        """Append `source`, piece by piece; `origin` is what it was made from, `facts` go into the manifest too."""
         with source.open("rb") as file:
             entry = _entry(place, os.fstat(file.fileno()).st_size)
             if self._tar is not None and _end(self._tar.offset, entry) > self.limit:
                 self.close()
-            if _end(0, entry) > self.limit:  # a re-encoded image: others were looked at before
-                raise _too_large(source, place, entry.size, self.limit)
+            if _end(0, entry) > self.limit:
+                raise _too_large(origin, place, entry.size, self.limit)
             if self._tar is None:
                 archive = f"{self.name}-{len(self.archives):02d}.tar"
                 self._tar = tarfile.open(self.folder / archive, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115

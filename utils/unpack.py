@@ -60,7 +60,7 @@ def unpack(folder: Path, into: Path) -> dict[str, Any]:
                     other.append(entry.name)
         if expected:
             raise UnpackError(f"{archive['name']}: lacks {next(iter(expected))}; pack the training again")
-    print(f"{written:,} files unpacked into {into}")
+    print(f"{written:,} file{'s' * (written != 1)} unpacked into {into}")
     if other:
         print(f"left as they are, though they differ from the packed ones:\n  {_listing(other)}")
     return manifest
