@@ -77,7 +77,7 @@ def scores(results: Path, file_hash: str) -> dict[str, dict[str, Any]]:
         if result["provenance"].get("weights_sha256") != file_hash:
             raise ValueError(f"{results}: scores other weights than the released ones; run test.py on those")
     keys = ("protocol", "images", "psnr", "ssim", "input_psnr", "input_ssim")
-    return {result["dataset"]: {key: result[key] for key in keys} for result in found}
+    return {result["dataset"]: {key: result[key] for key in keys} | {"worse": len(result["worse"])} for result in found}
 
 
 def with_table(page: str, index: dict[str, dict[str, Any]]) -> str:
@@ -90,15 +90,15 @@ def with_table(page: str, index: dict[str, dict[str, Any]]) -> str:
 def table(index: dict[str, dict[str, Any]]) -> str:
     """The scores of all released weights as a Markdown table."""
     lines = [
-        "| weights | set | images | protocol | PSNR input | restored | gain | SSIM input | restored |",
-        "|---|---|--:|---|--:|--:|--:|--:|--:|",
+        "| weights | set | images | protocol | PSNR input | restored | gain | worse | SSIM input | restored |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     for name, entry in sorted(index.items()):
         for dataset, s in sorted(entry["scores"].items(), key=lambda item: item[0] == "samples"):
             gain = s["psnr"] - s["input_psnr"]
             lines.append(
                 f"| `{name}` | {dataset} | {s['images']} | {s['protocol']} | {s['input_psnr']:.2f} | {s['psnr']:.2f} "
-                f"| {gain:+.2f} | {s['input_ssim']:.4f} | {s['ssim']:.4f} |"
+                f"| {gain:+.2f} | {s['worse']} | {s['input_ssim']:.4f} | {s['ssim']:.4f} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -155,6 +155,19 @@ def test_images_that_equal_their_targets_are_counted(pairs: list[Pair]) -> None:
     assert "infinite" not in format_table([evaluate(np.copy, "noisy", [pairs[0], pairs[2]], "rgb")])
 
 
+def test_images_made_worse_are_named(pairs: list[Pair]) -> None:
+    shaded = iter((1, 0, 20))
+    result = evaluate(lambda image: image - np.minimum(image, next(shaded)), "noisy", pairs, "rgb")
+    ordered = [(row["name"], row["psnr"] < row["input_psnr"]) for row in result["per_image"]]
+    assert result["worse"] == [name for name, worse in ordered if worse]
+    assert "002" in result["worse"] and "001" not in result["worse"]
+    made = ", ".join(result["worse"])
+    assert f"noisy: restoring has made {len(result['worse'])} of 3 worse: {made}." in format_table([result])
+    assert "worse" not in format_table([evaluate(np.copy, "noisy", pairs, "rgb")])
+    many = {**result, "worse": [f"{i:02}" for i in range(12)], "images": 20}
+    assert "made 12 of 20 worse: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, ..." in " ".join(format_table([many]).split())
+
+
 def test_files_that_were_converted_are_named_and_counted(pairs: list[Pair], tmp_path: Path) -> None:
     assert "converted" not in evaluate(np.copy, "set", pairs, "y")
     images = [cv2.imread(str(pair.input)) for pair in pairs]

@@ -64,12 +64,13 @@ def test_a_release_from_checkpoint_to_page(
         "ssim": 0.9,
         "input_psnr": 25.0,
         "input_ssim": 0.8,
+        "worse": ["001"],
         "provenance": {"weights_sha256": entry["sha256"]},
     }
     results = tmp_path / "results.json"
     results.write_text(json.dumps([scores]))
     release.main(["mine", "--scores", str(results)])
-    row = "| `mine` | Rain100L | 2 | y | 25.00 | 30.12 | +5.12 | 0.8000 | 0.9000 |"
+    row = "| `mine` | Rain100L | 2 | y | 25.00 | 30.12 | +5.12 | 1 | 0.8000 | 0.9000 |"
     assert row in page.read_text().splitlines()
     assert page.read_text().startswith("before\n<!-- scores -->\n| weights |")
     assert page.read_text().endswith("|\n<!-- /scores -->\nafter\n")

@@ -79,11 +79,11 @@ def evaluate(
 
     Returns {"dataset", "protocol", "images", scores, "per_image": [{"name", scores}]}, where scores are "psnr", "ssim",
     what else the protocol and `perceptual` name, and "input_psnr" and "input_ssim" of the degraded image as it is;
-    those of the set are means over its images. Without `restorer` the inputs are restored images already, and are only
-    scored. With `out_dir` the restored images are written to out_dir/dataset/NAME.png. Pairs that `journal` holds are
-    not done again. Files that were converted as they were read (16 bits, gray, alpha) are named in the "converted" of
-    their image and counted in that of the set. Under torchrun each process does its share of the pairs, and all return
-    the whole.
+    those of the set are means over its images, and its "worse" names those whose PSNR restoring has lowered. Without
+    `restorer` the inputs are restored images already, and are only scored. With `out_dir` the restored images are
+    written to out_dir/dataset/NAME.png. Pairs that `journal` holds are not done again. Files that were converted as
+    they were read (16 bits, gray, alpha) are named in the "converted" of their image and counted in that of the set.
+    Under torchrun each process does its share of the pairs, and all return the whole.
 
     Raises:
         PairError: the set is empty, or an input and its target differ in size.
@@ -121,6 +121,8 @@ def evaluate(
     ordered = [whole[_name(pair)] for pair in pairs]
     result = {"dataset": dataset, "protocol": protocol, "images": len(ordered)}
     result |= {key: fmean(row[key] for row in ordered) for key in ordered[0] if key not in ("name", "converted")}
+    if "input_psnr" in result:
+        result["worse"] = [row["name"] for row in ordered if row["psnr"] < row["input_psnr"]]
     if converted := Counter(what for row in ordered if "converted" in row for what in row["converted"].split("; ")):
         result["converted"] = ", ".join(f"{what}: {count} of {len(ordered)}" for what, count in converted.items())
     return {**result, "per_image": ordered}

@@ -44,6 +44,7 @@ _INFINITE = {"psnr": "restored images", "input_psnr": "inputs"}
 _PANEL = 400  # pixels: a sheet of four fits a 1700-pixel screen
 _AMPLIFIED = 4  # what an error map multiplies errors by, so that the eye sees them
 ERROR_SCALE = f"black is none, yellow a difference of {256 // _AMPLIFIED} levels and more, mean of R, G and B"
+_NAMES = 10  # of images in a note; results.csv has all
 _GAP, _MARGIN = 10, 24
 _TITLE, _TEXT = 20, 17  # letter heights
 _INK, _GRAY, _WHITE = (32, 33, 36), (105, 110, 118), 255
@@ -113,6 +114,9 @@ def _scores(results: Sequence[Result], benchmarks: Benchmarks, size: str | None)
         notes.append("Input: PSNR of the degraded images; Gain: what restoring them adds; both in dB.")
     for result in results:
         notes += [note for key, what in _INFINITE.items() if (note := _infinite(result, key, what))]
+        if worse := result.get("worse"):
+            shown = ", ".join(worse[:_NAMES]) + (", ..." if len(worse) > _NAMES else "")
+            notes.append(f"{result['dataset']}: restoring has made {len(worse)} of {result['images']} worse: {shown}.")
         if "converted" in result:
             notes.append(f"{result['dataset']}, images converted as they were read: {result['converted']}.")
     for protocol in dict.fromkeys(result["protocol"] for result in results):
