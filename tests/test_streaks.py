@@ -30,9 +30,9 @@ def draw(angle: float, length: float, width: float, count: int = 120) -> np.ndar
     return rain
 
 
-def measure(added: np.ndarray, scene: int = 40) -> Streaks:
+def measure(added: np.ndarray) -> Streaks:
     """Of `added` grey levels, H x W, on an even scene."""
-    clean = np.full((*added.shape, 3), scene, np.uint8)
+    clean = np.full((*added.shape, 3), 40, np.uint8)
     return measure_streaks(np.rint(clean + added[..., None]).astype(np.uint8), clean)
 
 
@@ -85,11 +85,12 @@ def test_nothing_visible_has_no_brightness() -> None:
 
 
 def test_every_pixel_is_in_one_bin_of_light() -> None:
-    added = np.zeros((100, 80))
-    added[10:50, 20] = 255
-    added[10:50, 30] = 17
-    added[60:90, 5] = 7
-    light = measure(added, scene=0).light
+    clean = np.zeros((100, 80, 3), np.uint8)
+    clean[60:90, 5] = 50
+    rainy = np.zeros_like(clean)  # darker there
+    rainy[10:50, 20] = 255
+    rainy[10:50, 30] = 17
+    light = measure_streaks(rainy, clean).light
     assert len(light) == len(LEVELS) - 1
     assert light.sum() == pytest.approx(1)
     assert light[-1] == light[2] == pytest.approx(40 / 8000)
