@@ -22,7 +22,9 @@ from models import load_model, save_weights, size_name
 from models.weights import PRETRAINED, WeightsError, released
 from utils.provenance import code_version, sha256
 
-PAGES = (PRETRAINED / "README.md", PRETRAINED.parent / "README.md")
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "pretrained" / "README.md", ROOT / "README.md")
+TERMS = "code MIT; these weights for research only, until the terms of every training image allow more"
 MARKS = ("<!-- scores -->", "<!-- /scores -->")
 
 
@@ -61,8 +63,22 @@ def release(name: str, checkpoint: Path, recipe: str) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "patch_size": model.patch_size,
         "recipe": recipe,
+        **facts(recipe),
         "code": code_version(),
         "scores": {},
+    }
+
+
+def facts(recipe: str) -> dict[str, Any]:
+    """What a recipe, a path below the project, says of the last stage of training, and on which terms it was made."""
+    config = yaml.safe_load((ROOT / recipe).read_text(encoding="utf-8"))
+    training = config["TRAINING"]
+    folders = [training.get("TRAIN_DIR", ""), *training.get("SHARP_DIRS", [])]
+    return {
+        "started_from": training.get("WEIGHTS", ""),
+        "steps": config["OPTIM"]["NUM_EPOCHS"] * training["EPOCH_STEPS"],
+        "trained_on": [folder.removeprefix("./") for folder in dict.fromkeys(folders) if folder],
+        "terms": TERMS,
     }
 
 

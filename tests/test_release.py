@@ -55,6 +55,8 @@ def test_a_release_from_checkpoint_to_page(
     release.main(["mine", str(tmp_path / "checkpoint.safetensors"), "--recipe", "Deraining/configs/derain.yml"])
     entry = released()["mine"]
     assert (entry["size"], entry["patch_size"], entry["scores"]) == ("M3SNet-T", 128, {})
+    assert (entry["steps"], entry["trained_on"][:2]) == (4000, ["Datasets/Rain13K/train", "Datasets/clean/bsds500"])
+    assert len(entry["trained_on"]) == 4 and "research only" in entry["terms"]
     assert load_model("mine").config["width"] == 8
     scores: dict[str, Any] = {
         "dataset": "Rain100L",
