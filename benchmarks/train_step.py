@@ -62,7 +62,9 @@ def this_project(model: M3SNet, batch: Patch, args: argparse.Namespace) -> Step:
     network = compile_model(model, (args.batch, 3, args.patch, args.patch), print) if args.compile else model
     wrapped, stepper = accelerator.prepare(network, optimizer)
     optim, training = DEFAULTS.OPTIM, DEFAULTS.TRAINING
-    stepping = Stepping(wrapped, stepper, state, accelerator, optim.ACCUMULATE, optim.CLIP_NORM, training.SEED)
+    stepping = Stepping(
+        wrapped, stepper, state, accelerator, optim.ACCUMULATE, optim.CLIP_NORM, training.SEED, optim.LOSS_EPS
+    )
     if args.device == "cuda":  # as the data loader does
         batch = Patch(*(torch.as_tensor(part).pin_memory() for part in batch))  # type: ignore[arg-type]
     return lambda: stepping.step(batch)

@@ -1,7 +1,8 @@
 """Draw what the made-up rain and blur are like: `python fig/draw_synthesis.py --pairs Datasets/Rain13K/train -o fig`.
 
-synthesis_rain.png compares the streaks of real pairs (rainy minus clean) with those of every kind of made-up rain, put
-on the clean images of the same pairs; the percentiles are printed as well. synthesis_blur.png shows the kinds of blur.
+synthesis_rain.png compares the streaks of real pairs (rainy minus clean; those that became darker in the mean are taken
+by themselves) with those of every kind of made-up rain, put on the clean images of the same pairs; the percentiles are
+printed as well. synthesis_blur.png shows the kinds of blur.
 The photographs in both are scikit-image's.
 """
 from __future__ import annotations
@@ -24,9 +25,17 @@ from utils.synthesis import BLURS, MARGINS, RAINS, film, rain_of_kind, random_ps
 
 Measures = dict[str, list[Streaks]]  # kind of rain -> one for each image
 
-REAL = "real"
-COLOURS = {REAL: "#555555", "edited": "#1f5fa8", "light": "#f0a868", "heavy": "#8cc98c"}
-NAMES = {kind: "Rain800 training pairs" if kind == REAL else f"{kind} rain" for kind in COLOURS}
+REAL, DARKER = "real", "darker"
+COLOURS = {
+    REAL: "#555555",
+    "edited": "#1f5fa8",
+    DARKER: "#b07aa1",
+    "retouched": "#8a2f7a",
+    "light": "#f0a868",
+    "heavy": "#8cc98c",
+}
+NAMES = {REAL: "Rain800 pairs, brighter", DARKER: "Rain800 pairs, darker"}
+NAMES |= {kind: f"{kind} rain" for kind in COLOURS if kind not in NAMES}
 BANDS = np.arange(0, 257, 32)  # edges of Streaks.dark_to_bright
 PERCENT = (5, 50, 95)
 
@@ -46,7 +55,7 @@ QUANTITIES: tuple[Quantity, ...] = (  # name with unit, value, decimals shown
 RAIN_VIEW = ("astronaut", 130, 0)  # photograph, left, top
 BLUR_VIEW = ("chelsea", 112, 40)
 SIDE = 240  # pixels shown of each, about as many as the picture has there
-RAIN_SEEDS = {"light": 2, "heavy": 4, "edited": 3}
+RAIN_SEEDS = {"light": 2, "heavy": 4, "edited": 3, "retouched": 1}
 BLUR_SEEDS = {"shaken": 5, "filmed": 4, "moving object": 9}
 BLUR_REACH = 10.0  # pixels
 DPI = 100
@@ -61,7 +70,8 @@ def measure(folder: str | Path, every: int) -> Measures:
     found: Measures = {kind: [] for kind in NAMES}
     for pair in find_pairs(folder)[::every]:
         clean = read_image(pair.target)
-        rainy = {REAL: read_image(pair.input or pair.target)}
+        real = read_image(pair.input or pair.target)
+        rainy = {DARKER if real.mean() < clean.mean() else REAL: real}
         for kind in RAINS:
             rainy[kind] = rain_of_kind(kind, clean, np.random.default_rng([*f"{kind} {pair.name}".encode()]))
         for kind, image in rainy.items():
@@ -69,12 +79,12 @@ def measure(folder: str | Path, every: int) -> Measures:
                 found[kind].append(measure_streaks(image, clean))
             except ValueError as error:
                 raise PairError(f"{pair.target}: {NAMES[kind]}: {error}") from error
-    return found
+    return {kind: measures for kind, measures in found.items() if measures}
 
 
 def table(found: Measures) -> str:
     """The percentiles of every quantity for every kind, in Markdown."""
-    rows = [[f"{len(found[REAL])} images: " + ", ".join(f"{p} %" for p in PERCENT), *(NAMES[kind] for kind in found)]]
+    rows = [[", ".join(f"{p} %" for p in PERCENT), *(f"{NAMES[kind]} ({len(found[kind])})" for kind in found)]]
     for name, value, decimals in QUANTITIES:
         percentiles = [_percentiles([value(s) for s in measures], PERCENT) for measures in found.values()]
         rounded = np.round(percentiles, decimals) + 0  # which makes -0 a 0
@@ -145,7 +155,7 @@ def _distributions(ax: Axes, found: Measures, value: Callable[[Streaks], float],
     for kind, measures in found.items():
         inside = np.clip([value(streaks) for streaks in measures], edges[0], edges[-1])
         share = 100 * np.histogram(inside, edges)[0] / len(measures)
-        ax.stairs(share, edges, label=NAMES[kind], baseline=0 if kind == REAL else None, **_style(kind))
+        ax.stairs(share, edges, label=NAMES[kind], baseline=0 if kind in (REAL, DARKER) else None, **_style(kind))
     ax.set_ylim(bottom=0)
     _clean(ax)
 
@@ -153,7 +163,7 @@ def _distributions(ax: Axes, found: Measures, value: Callable[[Streaks], float],
 def _pixels(ax: Axes, found: Measures) -> None:
     for kind, measures in found.items():
         share = 100 * np.mean([streaks.light for streaks in measures], axis=0)
-        ax.stairs(share, LEVELS, baseline=1e-3 if kind == REAL else None, **_style(kind))
+        ax.stairs(share, LEVELS, baseline=1e-3 if kind in (REAL, DARKER) else None, **_style(kind))
     ax.set_yscale("log")
     ax.set_ylim(1e-3, 100)
     ax.set_xlabel("added to a pixel, grey levels")
@@ -162,13 +172,13 @@ def _pixels(ax: Axes, found: Measures) -> None:
 
 
 def _scenes(ax: Axes, found: Measures) -> None:
-    """The median image, and around the real one the middle half of them."""
+    """The median image; around what is compared, the middle half of them."""
     centres = (BANDS[:-1] + BANDS[1:]) / 2
     for kind, measures in found.items():
         bands = np.transpose([streaks.dark_to_bright for streaks in measures])
         low, middle, high = np.transpose([_percentiles(band, (25, 50, 75)) for band in bands])
         ax.plot(centres, middle, color=COLOURS[kind], marker="o", markersize=3.5, linewidth=1.8, zorder=_order(kind))
-        if kind in (REAL, "edited"):
+        if kind not in ("light", "heavy"):
             ax.fill_between(centres, low, high, color=COLOURS[kind], alpha=0.16, linewidth=0)
     ax.set_xlim(BANDS[0], BANDS[-1])
     ax.set_xticks(BANDS[::2])
@@ -208,13 +218,13 @@ def _view(name: str, left: int, top: int, side: int = SIDE) -> np.ndarray:
 
 
 def _order(kind: str) -> int:
-    return {REAL: 1, "edited": 4}.get(kind, 2)
+    return {REAL: 1, "edited": 4, "retouched": 4}.get(kind, 2)
 
 
 def _style(kind: str) -> dict[str, Any]:
-    if kind == REAL:
+    if kind in (REAL, DARKER):
         return {"fill": True, "color": COLOURS[kind], "alpha": 0.35, "zorder": _order(kind)}
-    return {"color": COLOURS[kind], "linewidth": 2.2 if kind == "edited" else 1.4, "zorder": _order(kind)}
+    return {"color": COLOURS[kind], "linewidth": 1.4 if kind in ("light", "heavy") else 2.2, "zorder": _order(kind)}
 
 
 def _clean(ax: Axes) -> None:

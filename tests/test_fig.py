@@ -205,14 +205,26 @@ def test_rain_is_measured_on_the_pairs_clean_images(tmp_path: Path) -> None:
     found = synthesis.measure(tmp_path, 2)  # a and c
     assert set(found) == {"real", *synthesis.RAINS} and {len(measures) for measures in found.values()} == {2}
     assert [round(streaks.brightness) for streaks in found["real"]] == [40, 40]
-    assert len({streaks.coverage for measures in found.values() for streaks in measures}) == 8  # none is drawn twice
+    assert len({streaks.coverage for measures in found.values() for streaks in measures}) == 10  # none is drawn twice
     head, line, *rows = synthesis.table(found).splitlines()
-    assert head.startswith("| 2 images: 5 %, 50 %, 95 % | Rain800 training pairs |")
+    assert head.startswith("| 5 %, 50 %, 95 % | Rain800 pairs, brighter (2) | edited rain (2) | retouched rain (2) |")
     assert {row.count("|") for row in (head, line, *rows)} == {2 + len(found)}
     (covered,) = (row for row in rows if "added where covered" in row)
     assert "| 40, 40, 40 |" in covered
     (bright,) = (row for row in rows if "224-255" in row)
     assert "nan" in bright  # these scenes have nothing as bright
+
+
+def test_pairs_that_became_darker_are_taken_by_themselves(tmp_path: Path) -> None:
+    synthesis = load("draw_synthesis")
+    clean = np.full((70, 90, 3), 60, np.uint8)
+    dots = np.random.default_rng(0).random((70, 90, 1)) < 0.25
+    for name, rainy in (("a", clean + np.uint8(40) * dots), ("b", clean - np.uint8(20) + np.uint8(40) * dots)):
+        write_image(tmp_path / "target" / f"{name}.png", clean)
+        write_image(tmp_path / "input" / f"{name}.png", rainy)
+    found = synthesis.measure(tmp_path, 1)
+    assert set(found) == {"real", "darker", *synthesis.RAINS}
+    assert [round(found[kind][0].dark_to_bright[1]) for kind in ("real", "darker")] == [10, -10]
 
 
 def test_both_pictures_of_the_synthesis_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,5 +242,5 @@ def test_both_pictures_of_the_synthesis_are_drawn(tmp_path: Path, monkeypatch: p
 def test_pairs_that_cannot_be_measured_are_named(tmp_path: Path) -> None:
     for side in ("input", "target"):
         write_image(tmp_path / side / "small.png", np.zeros((40, 90, 3), np.uint8))
-    with pytest.raises(SystemExit, match=r"draw_synthesis\.py: .*small\.png: Rain800 training pairs: expected two"):
+    with pytest.raises(SystemExit, match=r"draw_synthesis\.py: .*small\.png: Rain800 pairs, brighter: expected two"):
         load("draw_synthesis").main(["--pairs", str(tmp_path), "-o", str(tmp_path)])

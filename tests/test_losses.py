@@ -26,6 +26,15 @@ def test_the_mean_is_over_images_not_over_pixels_of_the_batch():
     assert abs(PSNRLoss()(*off_by(0.1, 0.01)).item() - pooled) > 5
 
 
+def test_eps_bounds_what_clean_images_gain_and_weigh():
+    assert PSNRLoss(eps=1e-4)(*off_by(0)).item() == pytest.approx(-40, abs=1e-4)
+    for eps, ratio in ((1e-8, 100), (1e-4, (1e-2 + 1e-4) / (1e-4 + 1e-4))):
+        restored, target = off_by(0.1, 0.01)
+        PSNRLoss(eps)(restored.requires_grad_(), target).backward()
+        weights = restored.grad[:, 0, 0, 0] / (restored - target).detach()[:, 0, 0, 0]
+        assert float(weights[1] / weights[0]) == pytest.approx(ratio, rel=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     restored, target = off_by(2**-10, dtype=torch.float32)  # its square, 2^-20, has 3 bits left in float16

@@ -6,11 +6,17 @@ from torch import nn
 
 
 class PSNRLoss(nn.Module):
-    """Negative PSNR in dB for images in [0, 1]: mean over the batch of 10 log10(MSE + 1e-8).
+    """Negative PSNR in dB for images in [0, 1]: mean over the batch of 10 log10(MSE + eps).
 
-    N x C x H x W in any float type -> float32 scalar. Negative by nature; its gradient grows as the error falls.
+    N x C x H x W in any float type -> float32 scalar. Negative by nature; its gradient grows as the error falls, until
+    the MSE comes near `eps`. With a small one the cleanest patches of a batch, a clear sky or one that was hardly
+    degraded, outweigh all others; one near the MSE of a restored image weighs patches as that image's PSNR does.
     """
+
+    def __init__(self, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.eps = eps
 
     def forward(self, restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         mse = (restored.float() - target.float()).square().mean(dim=(1, 2, 3))
-        return 10 * torch.log10(mse + 1e-8).mean()
+        return 10 * torch.log10(mse + self.eps).mean()

@@ -46,11 +46,12 @@ class Stepping:
         parts: int,
         clip: float,
         seed: int,
+        loss_eps: float,
     ) -> None:
         """`model` and `optimizer` as Accelerate wraps them; `parts` pieces make a batch; `clip` 0: no clipping."""
         self.model, self.optimizer, self.state, self.accelerator = model, optimizer, state, accelerator
         self.parts, self.clip, self.seed = parts, clip, seed
-        self._criterion = PSNRLoss()
+        self._criterion = PSNRLoss(loss_eps)
         self._weights = list(state.model.parameters())
         self._unread: list[tuple[torch.Tensor, torch.Tensor, float, torch.Tensor]] = []
         self._broken = 0

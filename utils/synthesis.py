@@ -29,9 +29,9 @@ _EDITED = 130  # grey levels that opaque edited rain adds: as much as screening 
 def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Rain of a random kind on a photograph; one in 25 stays dry, so that a network learns to leave those alone.
 
-    The kinds are those of `RAINS`. No pixel becomes darker.
+    The kinds are those of `RAINS`. Only retouched rain makes pixels darker.
     """
-    kind = rng.choice(4, p=(0.04, 0.30, 0.33, 0.33))
+    kind = rng.choice(5, p=(0.04, 0.32, 0.34, 0.16, 0.14))
     if kind == 0:
         return image.copy()
     return rain_of_kind(tuple(RAINS)[kind - 1], image, rng)
@@ -42,11 +42,12 @@ def rain_of_kind(kind: str, image: np.ndarray, rng: Generator) -> np.ndarray:
     height, width = image.shape[:2]
     rain = RAINS[kind](height, width, rng)
     light = image.astype(np.float32)
-    edited = kind == "edited"
+    if kind == "retouched":
+        light = _darkened(light, rng)
     # Editors either add, or 'screen': the brighter the pixel, the less. Light adds up until the sensor saturates.
-    screened = edited and rng.random() < 0.4
-    light += rain[..., None] * (255 - light if screened else np.float32(_EDITED if edited else 255))
-    if rng.random() < 0.15:
+    screened = kind == "edited" and rng.random() < 0.4
+    light += rain[..., None] * (255 - light if screened else np.float32(_EDITED if kind == "edited" else 255))
+    if kind != "retouched" and rng.random() < 0.15:
         light += _veil(height, width, rng)[..., None] * (255 - light)
     return np.rint(np.clip(light, 0, 255, out=light)).astype(np.uint8)
 
@@ -60,10 +61,10 @@ def add_blur(image: np.ndarray, rng: Generator) -> np.ndarray:
     # GoPro's frames were averaged as they came out of the camera, without undoing its response curve.
     linear = rng.random() < 0.5
     light = _TO_LINEAR[image] if linear else image.astype(np.float32) / 255
-    kind = rng.choice(3, p=(0.5, 0.3, 0.2))
+    kind = rng.choice(3, p=(0.6, 0.25, 0.15))
     if reach >= _INVISIBLE:
         light = tuple(BLURS.values())[kind](light, reach, rng)
-    if rng.random() < 0.5:
+    if rng.random() < 0.25:
         light = _sensor_noise(light, rng)
     return _to_srgb(light) if linear else np.rint(np.clip(light, 0, 1) * 255).astype(np.uint8)
 
@@ -90,50 +91,70 @@ def _light_rain(height: int, width: int, rng: Generator) -> np.ndarray:
     angle = _fall(rng)
     brightness = rng.uniform(0.3, 0.9)
     coverage = rng.uniform(0.05, 0.3)
+    hard = rng.random() < 0.3
+    taper = 0.0 if hard else 1.0
     rain = np.zeros((height, width), np.float32)
     for _ in range(2):
         length = rng.uniform(15, 70)
         thickness = rng.uniform(0.4, 1.1)
         dots = _sparse_dots(coverage / 2 / (length * 3 * thickness))
-        rain += brightness * _streaks(height, width, angle + rng.normal(0, 1.5), length, thickness, 1.0, dots, rng)
+        layer = _streaks(height, width, angle + rng.normal(0, 1.5), length, thickness, taper, dots, rng)
+        rain += brightness * (_hardened(layer) if hard else layer)
     return rain
 
 
 def _heavy_rain(height: int, width: int, rng: Generator) -> np.ndarray:
     """Several dense layers whose directions differ, as in Rain100H; H x W light to add, 1 is white."""
     angle = _fall(rng)
-    layers = int(rng.integers(2, 5))
+    layers = int(rng.integers(2, 6))
     spread = rng.uniform(0, 10)
-    brightness = rng.uniform(0.3, 0.75)
-    coverage = rng.uniform(1.0, 3.2)
-    taper = rng.uniform(0.3, 1)
+    brightness = rng.uniform(0.3, 1)
+    coverage = _log_uniform(0.8, 3.5, rng)
+    hard = rng.random() < 0.4
+    taper = 0.0 if hard else rng.uniform(0.3, 1)
     rain = np.zeros((height, width), np.float32)
     for _ in range(layers):
         length = _log_uniform(20, 120, rng)
         thickness = rng.uniform(0.4, 1.3)
         dots = _sparse_dots(coverage / layers / (length * 3 * thickness))
         layer = _streaks(height, width, angle + rng.normal(0, spread), length, thickness, taper, dots, rng)
-        rain += brightness * rng.uniform(0.5, 1.2) * layer
+        rain += brightness * rng.uniform(0.5, 1.2) * (_hardened(layer) if hard else layer)
     return rain
 
 
 def _edited_rain(height: int, width: int, rng: Generator) -> np.ndarray:
     """Noise smeared and thresholded, as image editors draw rain and as in Rain800; H x W opacity."""
-    angle = _fall(rng)
-    length = _log_uniform(8, 30, rng)
-    thickness = rng.uniform(0.35, 0.85)
-    rain = _streaks(height, width, angle, length, thickness, 0.0, _dense_dots, rng)
-    # What smearing leaves of unit noise, so that the threshold is in standard deviations.
-    rain /= math.sqrt(length * thickness * math.sqrt(math.pi))
+    rain = _smeared_noise(height, width, rng)
     rain -= rng.uniform(-1.2, 0.6)
     rain *= _log_uniform(0.07, 0.26, rng)
     return np.clip(rain, 0, 1, out=rain)
+
+
+def _retouched_rain(height: int, width: int, rng: Generator) -> np.ndarray:
+    """Noise smeared, with bright and dark streaks, as in the darkened pairs of Rain800; H x W light, 1 is white."""
+    return np.float32(rng.uniform(13, 26) / 255) * _smeared_noise(height, width, rng)
+
+
+def _smeared_noise(height: int, width: int, rng: Generator) -> np.ndarray:
+    """H x W streaks of mean 0 and standard deviation 1."""
+    length = _log_uniform(8, 30, rng)
+    thickness = rng.uniform(0.35, 0.85)
+    noise = _streaks(height, width, _fall(rng), length, thickness, 0.0, _dense_dots, rng)
+    noise /= math.sqrt(length * thickness * math.sqrt(math.pi))  # what smearing leaves of unit noise
+    return noise
+
+
+def _darkened(light: np.ndarray, rng: Generator) -> np.ndarray:
+    """A photograph whose tone was changed: more or less contrast, shadows pressed into black; H x W x 3 grey levels."""
+    contrast = np.float32(rng.uniform(0.9, 1.2))
+    return (light - 128) * contrast + np.float32(128 - rng.uniform(2, 26))
 
 
 RAINS: dict[str, Callable[[int, int, Generator], np.ndarray]] = {
     "light": _light_rain,
     "heavy": _heavy_rain,
     "edited": _edited_rain,
+    "retouched": _retouched_rain,
 }
 
 
@@ -186,6 +207,11 @@ def _streaks(
     matrix = np.column_stack([turn, shift])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(canvas, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _hardened(layer: np.ndarray) -> np.ndarray:
+    """Streaks that are as bright all over, with sharp edges; the fainter ones vanish."""
+    return np.clip(3 * layer - 1, 0, 1)
 
 
 def _veil(height: int, width: int, rng: Generator) -> np.ndarray:

@@ -86,6 +86,7 @@ def default_config(mode: str) -> CfgNode:
     config.OPTIM.BETA2 = 0.999
     config.OPTIM.WEIGHT_DECAY = 0.0
     config.OPTIM.CLIP_NORM = 0.0  # largest gradient norm; 0: no clipping
+    config.OPTIM.LOSS_EPS = 1e-8  # the loss is 10 log10(MSE + LOSS_EPS); 1e-4 keeps clean patches from ruling a batch
 
     config.TRAINING = CfgNode()
     config.TRAINING.VAL_AFTER_EVERY = 20  # epochs

@@ -116,7 +116,8 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
     share = config.OPTIM.BATCH_SIZE // processes // parts
     network = compile_model(model, (share, 3, *2 * [training.TRAIN_PS]), say) if training.COMPILE else model
     wrapped, stepper = accelerator.prepare(network, optimizer)
-    stepping = Stepping(wrapped, stepper, state, accelerator, parts, config.OPTIM.CLIP_NORM, training.SEED)
+    optim = config.OPTIM
+    stepping = Stepping(wrapped, stepper, state, accelerator, parts, optim.CLIP_NORM, training.SEED, optim.LOSS_EPS)
     batches = PatchBatches(
         len(dataset),
         config.OPTIM.BATCH_SIZE,
