@@ -95,8 +95,8 @@ def table(found: Measures) -> str:
 
 def draw_rain(found: Measures, path: Path) -> None:
     """Distributions of what was measured, and a photograph under each kind of rain."""
-    figure = _figure(10.4, 9.7)
-    plots, pictures = figure.subfigures(2, 1, height_ratios=(2.25, 1))
+    figure = _figure(10.4, 9.2)
+    plots, pictures = figure.subfigures(2, 1, height_ratios=(2.75, 1))
     axes = plots.subplots(2, 3)
     bins = {
         "direction, degrees from the vertical": np.arange(-62.5, 63, 5),
