@@ -171,6 +171,17 @@ def test_several_gpus_under_plain_python_print_the_torchrun_line(
     assert "torchrun --nproc_per_node 2 " in capsys.readouterr().out
 
 
+def test_more_processes_than_visible_gpus_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(TrainingError, match=r"started 8 processes .* only 1 CUDA devices .* --opts GPU '\[\]'"):
+        recipe.start_accelerator(configuration(folder, tmp_path, GPU="[0]"))
+
+
 def test_bad_data_is_said_before_the_first_step(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no training data: set TRAINING\.TRAIN_DIR"):
         train(folder, tmp_path, TRAINING__TRAIN_DIR="")

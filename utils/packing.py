@@ -343,7 +343,8 @@ def _report(manifest: dict[str, Any], places: Iterable[str], out: Path, quality:
     total = sum(archive["size"] for archive in archives)
     largest = max(archive["size"] for archive in archives)
     first, last = archives[0]["name"], archives[-1]["name"]
-    print(f"\n{len(archives)} archives, {total / MB:,.1f} MB, the largest {largest / MB:,.1f} MB: {first} to {last}")
+    names = f"the largest {largest / MB:,.1f} MB: {first} to {last}" if len(archives) > 1 else str(first)
+    print(f"\n{len(archives)} archive{'s' * (len(archives) > 1)}, {total / MB:,.1f} MB, {names}")
     if loss := manifest["reencoded"]:
         print(
             f"{loss['images']:,} images re-encoded as JPEG of quality {quality}; PSNR to what they were:\n"

@@ -158,7 +158,7 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
 
 def _images_by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise PairError(f"{folder}: no such folder")
+        raise PairError(f"{folder}: {'is a file; name the folder it is in' if folder.is_file() else 'no such folder'}")
     found: dict[str, Path] = {}
     for path in natsorted(folder.iterdir(), key=lambda path: path.name):
         if is_image(path):

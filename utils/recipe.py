@@ -35,6 +35,12 @@ def start_accelerator(config: CfgNode) -> Accelerator:
         raise TrainingError(f"TRAINING.PRECISION {config.TRAINING.PRECISION}: expected fp32, bf16 or fp16")
     if precision == "fp16" and cpu:
         raise TrainingError("TRAINING.PRECISION fp16 needs a GPU; on a CPU use fp32 or bf16")
+    workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if torch.cuda.is_available() and workers > torch.cuda.device_count():
+        raise TrainingError(
+            f"torchrun started {workers} processes on this host, but only {torch.cuda.device_count()} CUDA devices are "
+            f"visible (GPU {config.GPU}); name one for each, or all that are there: --opts GPU '[]'"
+        )
     join_restarted(cpu)
     # Without cpu=True, torchrun on a machine without an accelerator starts independent runs, not one run of many.
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)

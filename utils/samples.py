@@ -15,11 +15,12 @@ import numpy as np
 
 from utils.images import read_image, write_image
 from utils.metrics import psnr
-from utils.synthesis import DEGRADATIONS
+from utils.synthesis import Degradation, add_rain, shake
 
 _WIDTH = 512  # of sample pairs, at most: a CPU restores them while one waits
 # dB of a degraded sample: plainly visible, and yet not hopeless.
 _VISIBLE = {"rain": (18.0, 24.0), "blur": (20.0, 26.0)}
+_DEGRADATIONS: dict[str, Degradation] = {"rain": add_rain, "blur": shake}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def photographs(split: str) -> dict[str, Path]:
 def sample_pairs(kind: str, folder: str | Path) -> Path:
     """Write the test photographs and their degraded versions to `folder`/{input,target}; the same bytes every time.
 
-    `kind` is a key of `utils.synthesis.DEGRADATIONS`. Returns `folder`, which is a data set like any other.
+    `kind` is rain or blur. Returns `folder`, which is a data set like any other.
     """
     folder = Path(folder)
     for name, path in photographs("test").items():
@@ -87,6 +88,6 @@ def _degrade(kind: str, name: str, target: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng([*name.encode()])
     low, high = _VISIBLE[kind]
     while True:
-        degraded = DEGRADATIONS[kind](target, rng)
+        degraded = _DEGRADATIONS[kind](target, rng)
         if low <= psnr(degraded, target) <= high:
             return degraded

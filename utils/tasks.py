@@ -62,7 +62,7 @@ class Task:
 def default_config(mode: str) -> CfgNode:
     """The keys both tasks share. Upper half: those of MPRNet's and the published files; the rest is this project's."""
     config = CfgNode()
-    config.GPU = [0]  # CUDA devices this run may see; without CUDA it has no effect
+    config.GPU = [0]  # CUDA devices this run may see, []: all; without CUDA it has no effect
     config.VERBOSE = False  # print the resolved configuration at the start
 
     config.MODEL = CfgNode()

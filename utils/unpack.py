@@ -119,7 +119,7 @@ def check_archives(folder: Path, manifest: dict[str, Any]) -> None:
             f"Copy them again into {folder}, then run this again"
         )
     size = sum(archive["size"] for archive in manifest["archives"])
-    print(f"{number} archives, {size / 1e6:,.1f} MB, all as they were packed")
+    print(f"{number} archive{'s' * (number > 1)}, {size / 1e6:,.1f} MB, all as they were packed")
 
 
 def sha256(path: Path) -> str:
@@ -155,7 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     into = Path("m3snet")
     manifest = unpack(Path(__file__).resolve().parent, into)
     program = ["-m", f"{manifest['task']}.train", "--config", manifest["config"], *words[cut + 1 :]]
-    print(f"with several GPUs:\n  cd {into}\n  torchrun --nproc_per_node 2 {' '.join(program)}")
+    options = "" if "--opts" in program else " --opts"
+    print(f"with several GPUs:\n  cd {into}\n  torchrun --nproc_per_node 2 {' '.join(program)}{options} GPU '[]'")
     if missing := missing_packages(into / "requirements.txt"):
         print(f"not installed here, but needed: {', '.join(missing)}")
     if not arguments.train:
