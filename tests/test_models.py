@@ -132,8 +132,9 @@ def test_spandrel_recognises_and_agrees(spandrel: Any, config: dict[str, Any], t
     padded = run(descriptor.model, image)  # it returns the padding too
     assert padded.shape[-2:] == (48, 64)
     assert error(run(model, image), padded[..., :37, :53]) < TOLERANCE
-    image = image[..., :32, :48]
-    assert error(run(model, image).clamp(0, 1), run(descriptor, image)) < TOLERANCE
+    restored = run(model, image[..., :32, :48])
+    difference = (restored.clamp(0, 1) - run(descriptor, image[..., :32, :48])).abs().max()
+    assert difference < TOLERANCE * restored.abs().max()  # rounding goes with what was clamped
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

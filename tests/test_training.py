@@ -132,7 +132,7 @@ def test_a_test_set_is_not_used_for_validation_unless_asked(
     train(test_set, tmp_path / "a", **pairs)
     printed = capsys.readouterr().out
     assert "is a test set; a checkpoint chosen on it has no honest test" in printed
-    assert "7 training images, 2 for validation" in printed
+    assert "checking 9 images\n7 training images, 2 for validation" in printed
     train(test_set, tmp_path / "b", **pairs, TRAINING__VAL_ON_TEST_SET="true")
     assert "9 training images, 9 for validation" in capsys.readouterr().out
 

@@ -83,6 +83,7 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
     # Data
     training, epochs = config.TRAINING, config.OPTIM.NUM_EPOCHS
     pairs, val_pairs = training_pairs(config, task, say)
+    say(f"checking {len(pairs) + len(val_pairs):,} images")
     check_pairs([*pairs, *val_pairs])
     read = open_cache(
         training.CACHE,
