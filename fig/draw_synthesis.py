@@ -2,8 +2,7 @@
 
 synthesis_rain.png compares the streaks of real pairs (rainy minus clean; those that became darker in the mean are taken
 by themselves) with those of every kind of made-up rain, put on the clean images of the same pairs; the percentiles are
-printed as well. synthesis_blur.png shows the kinds of blur.
-The photographs in both are scikit-image's.
+printed as well. synthesis_blur.png shows the kinds of blur. The photographs in both are scikit-image's.
 """
 from __future__ import annotations
 
@@ -25,16 +24,17 @@ from utils.synthesis import BLURS, MARGINS, RAINS, film, rain_of_kind, random_ps
 
 Measures = dict[str, list[Streaks]]  # kind of rain -> one for each image
 
-REAL, DARKER = "real", "darker"
+BRIGHTER, DARKER = PAIRS = ("brighter", "darker")  # the real ones, by what the rain did to their mean
+COMPARED = (*PAIRS, "edited", "retouched")  # made-up kinds that follow measurements, and what was measured
 COLOURS = {
-    REAL: "#555555",
+    BRIGHTER: "#555555",
     "edited": "#1f5fa8",
     DARKER: "#b07aa1",
     "retouched": "#8a2f7a",
     "light": "#f0a868",
     "heavy": "#8cc98c",
 }
-NAMES = {REAL: "Rain800 pairs, brighter", DARKER: "Rain800 pairs, darker"}
+NAMES = {BRIGHTER: "Rain800 pairs, brighter", DARKER: "Rain800 pairs, darker"}
 NAMES |= {kind: f"{kind} rain" for kind in COLOURS if kind not in NAMES}
 BANDS = np.arange(0, 257, 32)  # edges of Streaks.dark_to_bright
 PERCENT = (5, 50, 95)
@@ -71,7 +71,7 @@ def measure(folder: str | Path, every: int) -> Measures:
     for pair in find_pairs(folder)[::every]:
         clean = read_image(pair.target)
         real = read_image(pair.input or pair.target)
-        rainy = {DARKER if real.mean() < clean.mean() else REAL: real}
+        rainy = {DARKER if real.mean() < clean.mean() else BRIGHTER: real}
         for kind in RAINS:
             rainy[kind] = rain_of_kind(kind, clean, np.random.default_rng([*f"{kind} {pair.name}".encode()]))
         for kind, image in rainy.items():
@@ -155,7 +155,7 @@ def _distributions(ax: Axes, found: Measures, value: Callable[[Streaks], float],
     for kind, measures in found.items():
         inside = np.clip([value(streaks) for streaks in measures], edges[0], edges[-1])
         share = 100 * np.histogram(inside, edges)[0] / len(measures)
-        ax.stairs(share, edges, label=NAMES[kind], baseline=0 if kind in (REAL, DARKER) else None, **_style(kind))
+        ax.stairs(share, edges, label=NAMES[kind], baseline=0 if kind in PAIRS else None, **_style(kind))
     ax.set_ylim(bottom=0)
     _clean(ax)
 
@@ -163,7 +163,7 @@ def _distributions(ax: Axes, found: Measures, value: Callable[[Streaks], float],
 def _pixels(ax: Axes, found: Measures) -> None:
     for kind, measures in found.items():
         share = 100 * np.mean([streaks.light for streaks in measures], axis=0)
-        ax.stairs(share, LEVELS, baseline=1e-3 if kind in (REAL, DARKER) else None, **_style(kind))
+        ax.stairs(share, LEVELS, baseline=1e-3 if kind in PAIRS else None, **_style(kind))
     ax.set_yscale("log")
     ax.set_ylim(1e-3, 100)
     ax.set_xlabel("added to a pixel, grey levels")
@@ -178,7 +178,7 @@ def _scenes(ax: Axes, found: Measures) -> None:
         bands = np.transpose([streaks.dark_to_bright for streaks in measures])
         low, middle, high = np.transpose([_percentiles(band, (25, 50, 75)) for band in bands])
         ax.plot(centres, middle, color=COLOURS[kind], marker="o", markersize=3.5, linewidth=1.8, zorder=_order(kind))
-        if kind not in ("light", "heavy"):
+        if kind in COMPARED:
             ax.fill_between(centres, low, high, color=COLOURS[kind], alpha=0.16, linewidth=0)
     ax.set_xlim(BANDS[0], BANDS[-1])
     ax.set_xticks(BANDS[::2])
@@ -218,13 +218,13 @@ def _view(name: str, left: int, top: int, side: int = SIDE) -> np.ndarray:
 
 
 def _order(kind: str) -> int:
-    return {REAL: 1, "edited": 4, "retouched": 4}.get(kind, 2)
+    return 1 if kind == BRIGHTER else 4 if kind in RAINS and kind in COMPARED else 2
 
 
 def _style(kind: str) -> dict[str, Any]:
-    if kind in (REAL, DARKER):
+    if kind in PAIRS:
         return {"fill": True, "color": COLOURS[kind], "alpha": 0.35, "zorder": _order(kind)}
-    return {"color": COLOURS[kind], "linewidth": 1.4 if kind in ("light", "heavy") else 2.2, "zorder": _order(kind)}
+    return {"color": COLOURS[kind], "linewidth": 2.2 if kind in COMPARED else 1.4, "zorder": _order(kind)}
 
 
 def _clean(ax: Axes) -> None:

@@ -144,7 +144,7 @@ def _read(path: Path) -> tuple[Tensors, int | None]:
             f"file ({reason}). If you trust it, save torch.load(FILE, weights_only=False)['state_dict'] to a new file"
         ) from error
     except Exception as error:  # what a damaged file makes its readers raise has no end
-        raise WeightsError(f"{path}: damaged, or no file of weights ({type(error).__name__}: {error})") from error
+        raise WeightsError(f"{path}: damaged, or no file of weights ({error!r})") from error
     for container in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]

@@ -203,8 +203,8 @@ def test_rain_is_measured_on_the_pairs_clean_images(tmp_path: Path) -> None:
         write_image(tmp_path / "target" / f"{name}.png", clean)
         write_image(tmp_path / "input" / f"{name}.png", rainy)
     found = synthesis.measure(tmp_path, 2)  # a and c
-    assert set(found) == {"real", *synthesis.RAINS} and {len(measures) for measures in found.values()} == {2}
-    assert [round(streaks.brightness) for streaks in found["real"]] == [40, 40]
+    assert set(found) == {"brighter", *synthesis.RAINS} and {len(measures) for measures in found.values()} == {2}
+    assert [round(streaks.brightness) for streaks in found["brighter"]] == [40, 40]
     assert len({streaks.coverage for measures in found.values() for streaks in measures}) == 10  # none is drawn twice
     head, line, *rows = synthesis.table(found).splitlines()
     assert head.startswith("| 5 %, 50 %, 95 % | Rain800 pairs, brighter (2) | edited rain (2) | retouched rain (2) |")
@@ -223,8 +223,8 @@ def test_pairs_that_became_darker_are_taken_by_themselves(tmp_path: Path) -> Non
         write_image(tmp_path / "target" / f"{name}.png", clean)
         write_image(tmp_path / "input" / f"{name}.png", rainy)
     found = synthesis.measure(tmp_path, 1)
-    assert set(found) == {"real", "darker", *synthesis.RAINS}
-    assert [round(found[kind][0].dark_to_bright[1]) for kind in ("real", "darker")] == [10, -10]
+    assert set(found) == {"brighter", "darker", *synthesis.RAINS}
+    assert [round(found[kind][0].dark_to_bright[1]) for kind in ("brighter", "darker")] == [10, -10]
 
 
 def test_both_pictures_of_the_synthesis_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,12 @@ def test_an_empty_or_missing_folder(folder, missing):
         find_pairs(folder / "nowhere")
 
 
+def test_a_photograph_where_its_folder_is_expected(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(PairError, match=r"a\.png: is a file; name the folder it is in"):
+        find_photographs([tmp_path / "a.png"])
+
+
 def test_two_files_of_one_name(folder):
     write_image(folder / "input" / "1.jpg", photo(1))
     with pytest.raises(PairError, match=r"1\.jpg and 1\.png"):

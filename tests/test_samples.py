@@ -1,8 +1,10 @@
 """The bundled samples: photographs that are there, split by name, degraded the same way every time."""
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from utils import samples
 from utils.images import read_image
 from utils.metrics import psnr
 from utils.pairs import check_pairs, find_pairs
@@ -35,6 +37,12 @@ def test_sample_pairs_are_a_data_set_like_any_other(kind, tmp_path):
         degraded, target = read_image(pair.input), read_image(pair.target)
         assert target.shape[1] <= 512
         assert 18 <= psnr(degraded, target) <= 26
+
+
+def test_sample_blur_is_without_noise():
+    flat = np.full((64, 64, 3), 90, np.uint8)
+    for seed in range(20):
+        assert np.array_equal(samples._DEGRADATIONS["blur"](flat, np.random.default_rng(seed)), flat)
 
 
 @pytest.mark.parametrize("kind", DEGRADATIONS)

@@ -171,6 +171,11 @@ def test_several_gpus_under_plain_python_print_the_torchrun_line(
     assert "torchrun --nproc_per_node 2 " in capsys.readouterr().out
 
 
+def test_loss_eps_reaches_the_loss(folder: Path, tmp_path: Path) -> None:
+    small, large = (metrics(train(folder, tmp_path / eps, OPTIM__LOSS_EPS=eps))[0] for eps in ("1e-8", "1.0"))
+    assert float(small["psnr"]) > 5 and float(large["psnr"]) < 0  # -10 log10(MSE + 1)
+
+
 def test_more_processes_than_visible_gpus_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,10 @@ class Stepping:
         seed: int,
         loss_eps: float,
     ) -> None:
-        """`model` and `optimizer` as Accelerate wraps them; `parts` pieces make a batch; `clip` 0: no clipping."""
+        """`model` and `optimizer` as Accelerate wraps them; `parts` pieces make a batch; `clip` 0: no clipping.
+
+        `loss_eps` is the `eps` of PSNRLoss.
+        """
         self.model, self.optimizer, self.state, self.accelerator = model, optimizer, state, accelerator
         self.parts, self.clip, self.seed = parts, clip, seed
         self._criterion = PSNRLoss(loss_eps)

@@ -39,16 +39,7 @@ def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
 
 def rain_of_kind(kind: str, image: np.ndarray, rng: Generator) -> np.ndarray:
     """Rain of one kind, a key of `RAINS`, on a photograph."""
-    height, width = image.shape[:2]
-    rain = RAINS[kind](height, width, rng)
-    light = image.astype(np.float32)
-    if kind == "retouched":
-        light = _darkened(light, rng)
-    # Editors either add, or 'screen': the brighter the pixel, the less. Light adds up until the sensor saturates.
-    screened = kind == "edited" and rng.random() < 0.4
-    light += rain[..., None] * (255 - light if screened else np.float32(_EDITED if kind == "edited" else 255))
-    if kind != "retouched" and rng.random() < 0.15:
-        light += _veil(height, width, rng)[..., None] * (255 - light)
+    light = RAINS[kind](image.astype(np.float32), rng)
     return np.rint(np.clip(light, 0, 255, out=light)).astype(np.uint8)
 
 
@@ -86,53 +77,68 @@ MARGINS: dict[str, int] = {"rain": 0, "blur": _REACH}
 # Rain
 
 
-def _light_rain(height: int, width: int, rng: Generator) -> np.ndarray:
-    """Thin separate streaks of one direction, as in Rain100L; H x W light to add, 1 is white."""
+def _light_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
+    """Thin separate streaks of one direction, as in Rain100L."""
+    height, width = light.shape[:2]
     angle = _fall(rng)
     brightness = rng.uniform(0.3, 0.9)
     coverage = rng.uniform(0.05, 0.3)
-    hard = rng.random() < 0.3
-    taper = 0.0 if hard else 1.0
+    taper = None if rng.random() < 0.3 else 1.0
     rain = np.zeros((height, width), np.float32)
     for _ in range(2):
         length = rng.uniform(15, 70)
         thickness = rng.uniform(0.4, 1.1)
-        dots = _sparse_dots(coverage / 2 / (length * 3 * thickness))
-        layer = _streaks(height, width, angle + rng.normal(0, 1.5), length, thickness, taper, dots, rng)
-        rain += brightness * (_hardened(layer) if hard else layer)
-    return rain
+        tilt = angle + rng.normal(0, 1.5)
+        rain += brightness * _drops(height, width, tilt, length, thickness, taper, coverage / 2, rng)
+    return _veiled(light + rain[..., None] * np.float32(255), rng)
 
 
-def _heavy_rain(height: int, width: int, rng: Generator) -> np.ndarray:
-    """Several dense layers whose directions differ, as in Rain100H; H x W light to add, 1 is white."""
+def _heavy_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
+    """Several dense layers whose directions differ, as in Rain100H."""
+    height, width = light.shape[:2]
     angle = _fall(rng)
     layers = int(rng.integers(2, 6))
     spread = rng.uniform(0, 10)
     brightness = rng.uniform(0.3, 1)
     coverage = _log_uniform(0.8, 3.5, rng)
-    hard = rng.random() < 0.4
-    taper = 0.0 if hard else rng.uniform(0.3, 1)
+    taper = None if rng.random() < 0.4 else rng.uniform(0.3, 1)
     rain = np.zeros((height, width), np.float32)
     for _ in range(layers):
         length = _log_uniform(20, 120, rng)
         thickness = rng.uniform(0.4, 1.3)
-        dots = _sparse_dots(coverage / layers / (length * 3 * thickness))
-        layer = _streaks(height, width, angle + rng.normal(0, spread), length, thickness, taper, dots, rng)
-        rain += brightness * rng.uniform(0.5, 1.2) * (_hardened(layer) if hard else layer)
-    return rain
+        tilt = angle + rng.normal(0, spread)
+        layer = _drops(height, width, tilt, length, thickness, taper, coverage / layers, rng)
+        rain += brightness * rng.uniform(0.5, 1.2) * layer
+    return _veiled(light + rain[..., None] * np.float32(255), rng)
 
 
-def _edited_rain(height: int, width: int, rng: Generator) -> np.ndarray:
-    """Noise smeared and thresholded, as image editors draw rain and as in Rain800; H x W opacity."""
+def _edited_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
+    """Noise smeared and thresholded, as image editors draw rain and as in Rain800."""
+    height, width = light.shape[:2]
     rain = _smeared_noise(height, width, rng)
     rain -= rng.uniform(-1.2, 0.6)
     rain *= _log_uniform(0.07, 0.26, rng)
-    return np.clip(rain, 0, 1, out=rain)
+    opacity = np.clip(rain, 0, 1, out=rain)[..., None]
+    # Editors either add, or 'screen': the brighter the pixel, the less.
+    screened = rng.random() < 0.4
+    return _veiled(light + opacity * (255 - light if screened else np.float32(_EDITED)), rng)
 
 
-def _retouched_rain(height: int, width: int, rng: Generator) -> np.ndarray:
-    """Noise smeared, with bright and dark streaks, as in the darkened pairs of Rain800; H x W light, 1 is white."""
-    return np.float32(rng.uniform(13, 26) / 255) * _smeared_noise(height, width, rng)
+def _retouched_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
+    """A darker tone, shadows pressed into black, and bright and dark streaks, as in the darkened pairs of Rain800."""
+    height, width = light.shape[:2]
+    rain = np.float32(rng.uniform(13, 26) / 255) * _smeared_noise(height, width, rng)
+    contrast = np.float32(rng.uniform(0.9, 1.2))
+    darker = (light - 128) * contrast + np.float32(128 - rng.uniform(2, 26))
+    return darker + rain[..., None] * np.float32(255)
+
+
+RAINS: dict[str, Callable[[np.ndarray, Generator], np.ndarray]] = {  # of a picture, H x W x 3 float32 grey levels
+    "light": _light_rain,
+    "heavy": _heavy_rain,
+    "edited": _edited_rain,
+    "retouched": _retouched_rain,
+}
 
 
 def _smeared_noise(height: int, width: int, rng: Generator) -> np.ndarray:
@@ -142,20 +148,6 @@ def _smeared_noise(height: int, width: int, rng: Generator) -> np.ndarray:
     noise = _streaks(height, width, _fall(rng), length, thickness, 0.0, _dense_dots, rng)
     noise /= math.sqrt(length * thickness * math.sqrt(math.pi))  # what smearing leaves of unit noise
     return noise
-
-
-def _darkened(light: np.ndarray, rng: Generator) -> np.ndarray:
-    """A photograph whose tone was changed: more or less contrast, shadows pressed into black; H x W x 3 grey levels."""
-    contrast = np.float32(rng.uniform(0.9, 1.2))
-    return (light - 128) * contrast + np.float32(128 - rng.uniform(2, 26))
-
-
-RAINS: dict[str, Callable[[int, int, Generator], np.ndarray]] = {
-    "light": _light_rain,
-    "heavy": _heavy_rain,
-    "edited": _edited_rain,
-    "retouched": _retouched_rain,
-}
 
 
 def _log_uniform(low: float, high: float, rng: Generator) -> float:
@@ -209,15 +201,26 @@ def _streaks(
     return cv2.warpAffine(canvas, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _hardened(layer: np.ndarray) -> np.ndarray:
-    """Streaks that are as bright all over, with sharp edges; the fainter ones vanish."""
-    return np.clip(3 * layer - 1, 0, 1)
+def _drops(
+    height: int, width: int, angle: float, length: float, thickness: float, taper: float | None, coverage: float,
+    rng: Generator,
+) -> np.ndarray:
+    """Streaks of single drops, which would cover `coverage` of the picture if none overlapped; H x W float32.
+
+    `taper` None: hard ones, as bright all over, with sharp edges; the fainter ones vanish.
+    """
+    dots = _sparse_dots(coverage / (length * 3 * thickness))
+    layer = _streaks(height, width, angle, length, thickness, taper or 0.0, dots, rng)
+    return np.clip(3 * layer - 1, 0, 1) if taper is None else layer
 
 
-def _veil(height: int, width: int, rng: Generator) -> np.ndarray:
-    """Rain too far away to be seen as streaks: a faint haze that changes slowly; H x W screen opacity."""
-    corners = rng.uniform(0, 0.15, (2, 2)).astype(np.float32)
-    return cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+def _veiled(light: np.ndarray, rng: Generator) -> np.ndarray:
+    """Now and then: rain too far away to be seen as streaks, a faint haze that changes slowly."""
+    if rng.random() < 0.15:
+        corners = rng.uniform(0, 0.15, (2, 2)).astype(np.float32)
+        haze = cv2.resize(corners, light.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        light += haze[..., None] * (255 - light)
+    return light
 
 
 # Motion blur

@@ -155,8 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     into = Path("m3snet")
     manifest = unpack(Path(__file__).resolve().parent, into)
     program = ["-m", f"{manifest['task']}.train", "--config", manifest["config"], *words[cut + 1 :]]
-    options = "" if "--opts" in program else " --opts"
-    print(f"with several GPUs:\n  cd {into}\n  torchrun --nproc_per_node 2 {' '.join(program)}{options} GPU '[]'")
+    print(f"with several GPUs:\n  cd {into}\n  torchrun --nproc_per_node 2 {' '.join(program)}")
     if missing := missing_packages(into / "requirements.txt"):
         print(f"not installed here, but needed: {', '.join(missing)}")
     if not arguments.train:
