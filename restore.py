@@ -5,16 +5,20 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+import Deblurring.dataset
+import Deraining.dataset
+from models.weights import find_weights
 from utils.images import IMAGE_SUFFIXES, ImageError, read_image, write_image
 from utils.metrics import psnr
 from utils.report import ERROR_SCALE, Row, comparison_sheet, error_map, fit_panel
-from utils.restorer import load_restorer, restore
+from utils.restorer import load_restorer, restore, warn_of_other_task
 
-RELEASED = {"rain": "derain", "blur": "deblur"}  # task -> weights in pretrained/models.yml
+TASKS = {"rain": Deraining.dataset.TASK, "blur": Deblurring.dataset.TASK}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.sheet and args.sheet.suffix.lower() not in IMAGE_SUFFIXES:
             known = ", ".join(sorted(IMAGE_SUFFIXES))
             raise ValueError(f"--sheet {args.sheet}: unknown suffix; expected one of {known}")
-        model = load_restorer(args.weights or RELEASED[args.task], tlc=args.tlc)
+        task = TASKS[args.task]
+        weights = args.weights or task.weights
+        warn_of_other_task(find_weights(weights), task.name, partial(print, file=sys.stderr))
+        model = load_restorer(weights, tlc=args.tlc)
     except (OSError, ValueError) as error:
         sys.exit(f"restore.py: {error}")
     failed = 0
@@ -63,8 +70,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "  python restore.py blur a.jpg b.jpg c.jpg -o restored/",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("task", choices=RELEASED, help="what to remove")
-    parser.add_argument("photos", metavar="PHOTO", nargs="+", type=Path, help="PNG, JPEG, TIFF, WebP, ...")
+    parser.add_argument("task", choices=TASKS, help="what to remove")
+    parser.add_argument(
+        "photos",
+        metavar="PHOTO",
+        nargs="+",
+        type=Path,
+        help="PNG, JPEG, TIFF, WebP, ...; what is written has 8 bits and no transparency",
+    )
     parser.add_argument(
         "-o",
         "--out",

@@ -2,7 +2,7 @@
 
     for seed in 1 2 3; do for name in full no_ffm no_mhamb nafnet; do
         python Deraining/train.py --config Deraining/configs/ablation/$name.yml \\
-            --opts TRAINING.SEED $seed MODEL.SESSION ablation_${name}_$seed
+            --opts TRAINING.SEED $seed TRAINING.VAL_SEED $seed MODEL.SESSION ablation_${name}_$seed
     done; done
     python benchmarks/ablation.py checkpoints/Deraining
 

@@ -185,3 +185,12 @@ def test_the_command_itself_from_another_folder(weights: str, photo: Path) -> No
     assert failed.returncode == 1
     assert failed.stderr.startswith("restore.py: ")
     assert "Traceback" not in failed.stderr
+
+
+def test_released_weights_of_the_other_task_are_warned_of(
+    main: Main, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["rain", str(photo), "-o", str(tmp_path / "out.png"), "--weights", "deblur"])
+    assert "warning: deblur was trained for Deblurring (Deblurring/configs/" in capsys.readouterr().err
+    main(["blur", str(photo), "-o", str(tmp_path / "out.png")])
+    assert capsys.readouterr().err == ""

@@ -14,7 +14,7 @@ from runs import PROGRAM, configuration, metrics, options, train
 
 import Deraining.train
 from models import SCA, LayerNorm2d, create_model, load_model, save_weights
-from utils import recipe, stepping, trainer
+from utils import patches, recipe, stepping, trainer
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.complexity import count_macs
 from utils.config import load_config
@@ -89,6 +89,25 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
     # Three steps were taken: the optimizer says so.
     assert {float(slot["step"]) for slot in state["optimizer"]["state"].values()} == {3.0}
+
+
+def test_runs_of_different_seeds_are_scored_on_the_same_images(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held_out(**seeds: int) -> set[str]:
+        config = configuration(folder, tmp_path, **seeds)
+        return {pair.name for pair in recipe.training_pairs(config, Deraining.train.TASK, print)[1]}
+
+    held = held_out(TRAINING__SEED=7)
+    assert held == held_out(TRAINING__SEED=8)
+    assert any(held_out(TRAINING__VAL_SEED=seed) != held for seed in range(5))
+
+    degraded_from = []
+    monkeypatch.setattr(
+        trainer, "centre_patch", lambda *args: degraded_from.append(args[2]) or patches.centre_patch(*args)
+    )
+    train(folder, tmp_path, TRAINING__SEED=7, TRAINING__VAL_SEED=9, OPTIM__NUM_EPOCHS=2)
+    assert set(degraded_from) == {9}
 
 
 def test_what_a_run_leaves(folder: Path, tmp_path: Path) -> None:

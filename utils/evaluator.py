@@ -21,7 +21,7 @@ from yacs.config import CfgNode
 
 from models import M3SNet, size_name
 from models.local import LocalAvgPool2d
-from models.weights import PRETRAINED, WeightsError, find_weights, released
+from models.weights import WeightsError, find_weights
 from utils.config import ConfigError, argument_parser, save_config
 from utils.gallery import Picture, write_gallery
 from utils.images import ImageError, read_image, write_image
@@ -39,7 +39,7 @@ from utils.report import (
     origin_lines,
     write_results,
 )
-from utils.restorer import PUBLISHED_PATCH, best_device, load_restorer, restore
+from utils.restorer import PUBLISHED_PATCH, best_device, load_restorer, restore, warn_of_other_task
 from utils.samples import sample_pairs
 from utils.tasks import Benchmark, Task, default_config
 
@@ -143,7 +143,7 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
     sets = find_sets(config, task, out_dir, say)
     perceptual = _perceptual(config.TEST.PERCEPTUAL)
     file = find_weights(weights)
-    _warn_of_other_task(file, task, say)
+    warn_of_other_task(file, task.name, say)
     model = load_restorer(weights, config.TEST.TLC, device=state.device)
     size, window = size_name(model), _tlc_window(model)
     patch = (model.patch_size or PUBLISHED_PATCH) if window else None
@@ -310,14 +310,6 @@ def _keep_results_of_a_network(out_dir: Path) -> None:
             f"--results {out_dir}: holds the results of a network, which scores of a folder would overwrite; "
             "name another folder, or leave --results out"
         )
-
-
-def _warn_of_other_task(file: Path, task: Task, say: Callable[[str], None]) -> None:
-    """Released weights say in the path of their recipe what they were trained for."""
-    for name, entry in released().items():
-        trained_for = Path(entry["recipe"] or task.name).parts[0]
-        if trained_for != task.name and file.resolve() == PRETRAINED / entry["file"]:
-            say(f"warning: {name} was trained for {trained_for} ({entry['recipe']}), and this is {task.name}")
 
 
 def _tlc_window(model: M3SNet) -> int | None:

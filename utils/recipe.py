@@ -85,7 +85,7 @@ def training_pairs(config: CfgNode, task: Task, say: Any) -> tuple[list[Pair], l
     elif training.VAL_DIR:
         return pairs + sharp, find_pairs(training.VAL_DIR)
     # Real pairs alone are the better judges; synthetic ones stand in where there are none.
-    rest, held = split_by_scene(pairs or sharp, training.VAL_COUNT, training.SEED)
+    rest, held = split_by_scene(pairs or sharp, training.VAL_COUNT, training.VAL_SEED)
     return (rest + sharp, held) if pairs else (rest, held)
 
 

@@ -1,6 +1,7 @@
 """One image through a network: 8 bits in, 8 bits out."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from models import M3SNet, load_model, local_pooling
+from models.weights import PRETRAINED, released
 from utils.images import to_image, to_tensor
 
 PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were trained on
@@ -41,6 +43,14 @@ def load_restorer(
     if tlc:
         model = local_pooling(model, patch_size or model.patch_size or PUBLISHED_PATCH)
     return model.to(device or best_device()).to(memory_format=torch.channels_last)
+
+
+def warn_of_other_task(file: Path, task: str, say: Callable[[str], None]) -> None:
+    """Say so where the released weights in `file` were trained for another task than `task` (Deraining, Deblurring)."""
+    for name, entry in released().items():
+        trained_for = Path(entry["recipe"] or task).parts[0]  # their recipe lies in the task's folder
+        if trained_for != task and file.resolve() == PRETRAINED / entry["file"]:
+            say(f"warning: {name} was trained for {trained_for} ({entry['recipe']}), and this is {task}")
 
 
 def best_device() -> torch.device:

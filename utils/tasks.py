@@ -104,7 +104,8 @@ def default_config(mode: str) -> CfgNode:
     config.TRAINING.VAL_COUNT = 64  # images split from the training set for validation
     config.TRAINING.VAL_ON_TEST_SET = False  # use a VAL_DIR that is a test set: scores on it are then no test scores
     config.TRAINING.EPOCH_STEPS = 0  # optimizer steps in one epoch; 0: one pass over the training images
-    config.TRAINING.SEED = 1234
+    config.TRAINING.SEED = 1234  # of the first weights, the patches, their degradation and their order
+    config.TRAINING.VAL_SEED = 1234  # of which images are held out, and their degradation: runs of all SEEDs compare
     config.TRAINING.NUM_WORKERS = 8
     config.TRAINING.CACHE = "none"  # ram: decoded images in memory; disk: in files that all processes map
     config.TRAINING.CACHE_DIR = ""  # where CACHE disk keeps them; "": in SAVE_DIR/cache

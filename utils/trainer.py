@@ -330,7 +330,7 @@ def validate(
     scores: list[float] = []
     shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for pair in pairs[accelerator.process_index :: accelerator.num_processes]:
-        degraded, target = centre_patch(pair, training.VAL_PS, training.SEED, DEGRADATIONS[task.degradation])
+        degraded, target = centre_patch(pair, training.VAL_PS, training.VAL_SEED, DEGRADATIONS[task.degradation])
         restored = restore(model, degraded)
         # Equal images have no finite PSNR; one grey level in one pixel would already give less than 100 dB.
         scores.append(min(psnr(channel(restored), channel(target)), 100.0))
