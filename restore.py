@@ -17,6 +17,7 @@ from utils.images import IMAGE_SUFFIXES, ImageError, read_image, write_image
 from utils.metrics import psnr
 from utils.report import ERROR_SCALE, Row, comparison_sheet, error_map, fit_panel
 from utils.restorer import load_restorer, restore, warn_of_other_task
+from utils.tiling import OVERLAP
 
 TASKS = {"rain": Deraining.dataset.TASK, "blur": Deblurring.dataset.TASK}
 
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.sheet and args.sheet.suffix.lower() not in IMAGE_SUFFIXES:
             known = ", ".join(sorted(IMAGE_SUFFIXES))
             raise ValueError(f"--sheet {args.sheet}: unknown suffix; expected one of {known}")
+        if args.tile and args.tile < 2 * OVERLAP:
+            raise ValueError(f"--tile {args.tile}: expected 0, or at least {2 * OVERLAP} pixels")
         task = TASKS[args.task]
         weights = args.weights or task.weights
         warn_of_other_task(find_weights(weights), task.name, partial(print, file=sys.stderr))
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             start = time.perf_counter()
             image = read_image(photo)
-            restored = restore(model, image)
+            restored = restore(model, image, args.tile)
             write_image(out, restored)
             height, width = image.shape[:2]
             print(f"{photo}  {width}x{height}  {time.perf_counter() - start:.1f} s  -> {out}", flush=True)
@@ -99,10 +102,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a checkpoint, or the name of released weights (default: derain for rain, deblur for blur)",
     )
     parser.add_argument(
+        "--tile",
+        metavar="PIXELS",
+        type=int,
+        default=1024,
+        help="restore a photograph of more than PIXELS x PIXELS in overlapping tiles, which bounds the memory (default "
+        "1024; 0: always whole)",
+    )
+    parser.add_argument(
         "--no-tlc",
         dest="tlc",
         action="store_false",
-        help="pool over the whole image, not over windows of the size the network was trained on",
+        help="pool over the whole image (or tile), not over windows of the size the network was trained on",
     )
     return parser.parse_args(argv)
 

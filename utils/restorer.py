@@ -11,21 +11,28 @@ from torch import nn
 from models import M3SNet, load_model, local_pooling
 from models.weights import PRETRAINED, released
 from utils.images import to_image, to_tensor
+from utils.tiling import in_tiles
 
 PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were trained on
 
 
-def restore(model: nn.Module, image: np.ndarray) -> np.ndarray:
+def restore(model: nn.Module, image: np.ndarray, tile: int = 0) -> np.ndarray:
     """Restore an H x W x 3 uint8 RGB image on the model's device; the same shape and type come back.
 
+    With `tile`, an image of more than `tile` x `tile` pixels is restored in overlapping tiles of at most that side.
+
     Raises:
-        ValueError: the array is of another shape or type.
+        ValueError: the array is of another shape or type, or tiles are too small to overlap.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected an H x W x 3 uint8 image, found {image.shape} {image.dtype}")
     device = next(model.parameters()).device
+
+    def network(part: torch.Tensor) -> torch.Tensor:
+        return model(part.to(device, memory_format=torch.channels_last))
+
     with torch.inference_mode():
-        return to_image(model(to_tensor(image).to(device, memory_format=torch.channels_last)))
+        return to_image(in_tiles(network, to_tensor(image), tile) if tile else network(to_tensor(image)))
 
 
 def load_restorer(
