@@ -8,7 +8,7 @@ from math import ceil
 import torch
 from tqdm import tqdm
 
-OVERLAP = 128  # pixels that two neighbours share at least, and over which one fades into the other
+OVERLAP = 192  # pixels that two neighbours share at least, and over which they fade: the released weights' TLC window
 
 
 def in_tiles(
