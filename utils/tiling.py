@@ -1,4 +1,4 @@
-"""Large images through a network in overlapping tiles, so that memory does not grow with the image."""
+"""Large images through a network in overlapping tiles, so that what the network needs does not grow with the image."""
 from __future__ import annotations
 
 import sys
@@ -16,9 +16,9 @@ def in_tiles(
 ) -> torch.Tensor:
     """`network` of a 1 x 3 x H x W image, from tiles of at most `tile` pixels a side; the same shape comes back.
 
-    An image of no more pixels than one tile goes through whole. Where tiles overlap, their results are averaged with
-    weights that fall linearly towards a tile's border. A network that sees farther than the overlap gives another
-    result than on the whole image; how far it is from that: docs/evaluation.md.
+    An image of no more pixels than one tile (`tile` squared) goes through whole. Where tiles overlap, their results are
+    averaged with weights that fall linearly towards a tile's border. A network that sees farther than the overlap gives
+    another result than on the whole image; how far it is from that: docs/evaluation.md.
 
     Raises:
         ValueError: `tile` is less than twice the overlap.
@@ -35,18 +35,18 @@ def in_tiles(
         weight = down[:, None] * across
         total[..., rows, columns] += network(image[..., rows, columns]).to(image.device) * weight
         weights[rows, columns] += weight
-    return total / weights
+    return total.div_(weights)
 
 
 def spans_of(length: int, tile: int, overlap: int) -> list[slice]:
-    """As few spans of one length, at most `tile`, as cover `length` pixels evenly and overlap by `overlap` or more."""
+    """As few spans of `tile` pixels as cover `length` pixels evenly and overlap by `overlap` or more."""
     count = max(ceil((length - overlap) / (tile - overlap)), 1)
-    size = ceil((length + (count - 1) * overlap) / count)
+    size = min(length, tile)
     starts = [round(index * (length - size) / max(count - 1, 1)) for index in range(count)]
     return [slice(start, start + size) for start in starts]
 
 
 def _fade(length: int, overlap: int, device: torch.device) -> torch.Tensor:
-    """Weights along one side of a tile: 1 in the middle, falling to nearly 0 at both ends."""
+    """Weights along one side of a tile: 1, but within `overlap` of either end, where they fall to nearly 0."""
     places = torch.arange(length, device=device)
     return ((torch.minimum(places, length - 1 - places) + 0.5) / overlap).clamp(max=1)
