@@ -105,9 +105,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--tile",
         metavar="PIXELS",
         type=int,
-        default=960,  # a 12-megapixel photograph takes a third less time than in tiles of 1024: docs/evaluation.md
-        help="restore a photograph with more pixels than PIXELS x PIXELS in overlapping tiles of that size, to save "
-        f"memory (default 960, at least {2 * OVERLAP}; 0: always whole)",
+        default=960,
+        help="restore a photograph with more pixels than PIXELS x PIXELS in overlapping tiles of at most that side, "
+        f"to save memory (default 960, at least {2 * OVERLAP}; 0: always whole)",
     )
     parser.add_argument(
         "--no-tlc",

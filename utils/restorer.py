@@ -19,7 +19,7 @@ PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were tra
 def restore(model: nn.Module, image: np.ndarray, tile: int = 0) -> np.ndarray:
     """Restore an H x W x 3 uint8 RGB image on the model's device; the same shape and type come back.
 
-    With `tile`, an image with more pixels than `tile` x `tile` is restored in overlapping tiles of that size.
+    With `tile`, an image with more pixels than `tile` x `tile` is restored in overlapping tiles of at most that side.
 
     Raises:
         ValueError: the array is of another shape or type, or tiles are too small to overlap.

@@ -39,9 +39,9 @@ def in_tiles(
 
 
 def spans_of(length: int, tile: int, overlap: int) -> list[slice]:
-    """As few spans of `tile` pixels as cover `length` pixels evenly and overlap by `overlap` or more."""
+    """As few spans of one length, at most `tile`, as cover `length` pixels evenly and overlap by `overlap` or more."""
     count = max(ceil((length - overlap) / (tile - overlap)), 1)
-    size = min(length, tile)
+    size = ceil((length + (count - 1) * overlap) / count)  # not `tile`: a little more than one tile would cost four
     starts = [round(index * (length - size) / max(count - 1, 1)) for index in range(count)]
     return [slice(start, start + size) for start in starts]
 
