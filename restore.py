@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-import Deblurring.dataset
-import Deraining.dataset
-from models.weights import find_weights
-from utils.images import IMAGE_SUFFIXES, ImageError, read_image, write_image
-from utils.metrics import psnr
-from utils.report import ERROR_SCALE, Row, comparison_sheet, error_map, fit_panel
-from utils.restorer import load_restorer, restore, warn_of_other_task
-from utils.tiling import OVERLAP
+import m3snet.Deblurring.dataset
+import m3snet.Deraining.dataset
+from m3snet.models.weights import find_weights
+from m3snet.utils.images import IMAGE_SUFFIXES, ImageError, read_image, write_image
+from m3snet.utils.restoring.restorer import load_restorer, restore_image, warn_of_other_task
+from m3snet.utils.restoring.tiling import OVERLAP
+from m3snet.utils.scoring.metrics import psnr
+from m3snet.utils.scoring.report import ERROR_SCALE, Row, comparison_sheet, error_map, fit_panel
 
-TASKS = {"rain": Deraining.dataset.TASK, "blur": Deblurring.dataset.TASK}
+TASKS = {"rain": m3snet.Deraining.dataset.TASK, "blur": m3snet.Deblurring.dataset.TASK}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             start = time.perf_counter()
             image = read_image(photo)
-            restored = restore(model, image, args.tile)
+            restored = restore_image(model, image, args.tile)
             write_image(out, restored)
             height, width = image.shape[:2]
             print(f"{photo}  {width}x{height}  {time.perf_counter() - start:.1f} s  -> {out}", flush=True)

@@ -1,4 +1,4 @@
-"""Installs the packages of this repository: `pip install -e .`, or `pip install -e '.[test]'` to run its tests."""
+"""Installs one package, m3snet, whose root is this folder: `pip install -e .`, or `pip install .`."""
 from pathlib import Path
 
 from setuptools import setup
@@ -7,6 +7,17 @@ HERE = Path(__file__).resolve().parent
 REQUIREMENTS = [
     line for line in (HERE / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")
 ]
+FOLDERS = (
+    "models",
+    "utils",
+    "utils.data",
+    "utils.training",
+    "utils.scoring",
+    "utils.restoring",
+    "Deblurring",
+    "Deraining",
+    "tools",
+)
 
 setup(
     name="m3snet",
@@ -16,12 +27,19 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=["models", "utils", "Deblurring", "Deraining"],
+    package_dir={"m3snet": "."},
+    packages=["m3snet", *(f"m3snet.{folder}" for folder in FOLDERS)],
     package_data={
-        "Deblurring": ["configs/*.yml", "configs/ablation/*.yml"],
-        "Deraining": ["configs/*.yml", "configs/ablation/*.yml"],
-        "utils": ["gallery.html"],
+        "m3snet": [
+            "pretrained/*.safetensors",
+            "pretrained/models.yml",
+            "pretrained/README.md",
+            "De*ing/configs/*.yml",
+            "De*ing/configs/*/*.yml",
+            "utils/scoring/*.html",
+        ],
     },
+    entry_points={"console_scripts": ["m3snet-restore=m3snet.restore:main"]},
     install_requires=REQUIREMENTS,
     extras_require={
         # spandrel and spandrel_extra_arches judge, as black boxes, that files written here are M3SNet files.

@@ -1,9 +1,10 @@
 """The deblurring benchmarks: where each lies below DATA.ROOT, how it is scored, what the paper reports."""
-from utils.tasks import Benchmark, Task, TrainingSet
+from ..utils.data.blur import BLUR
+from ..utils.tasks import Benchmark, Task, TrainingSet
 
 TASK = Task(
     name="Deblurring",
-    degradation="blur",
+    degradation=BLUR,
     protocol="rgb",
     weights="deblur",
     test_sets={

@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from Deblurring.dataset import TASK
-from utils.archives import Archive
-from utils.preparation import ERRORS, prepare
+from m3snet.Deblurring.dataset import TASK
+from m3snet.utils.data.download import Archive
+from m3snet.utils.data.prepare import ERRORS, prepare
 
 ARCHIVES = (
     Archive("GoPro_train.zip", "1zgALzrLCC_tcXKu_iHQTHukKUVT1aodI", ("GoPro/train",)),

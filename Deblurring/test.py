@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from Deblurring.config import DEFAULTS
-from Deblurring.dataset import TASK
-from utils.config import load_task_config
-from utils.evaluator import ERRORS, evaluate_task, parse_arguments, score_folders
+from m3snet.Deblurring.config import DEFAULTS
+from m3snet.Deblurring.dataset import TASK
+from m3snet.utils.config import load_task_config
+from m3snet.utils.scoring.evaluate import ERRORS, evaluate_task, parse_arguments, score_folders
 
 
 def main(argv: Sequence[str] | None = None) -> None:

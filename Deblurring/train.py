@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from Deblurring.config import DEFAULTS
-from Deblurring.dataset import TASK
-from utils.config import argument_parser, load_task_config
-from utils.trainer import ERRORS, train
+from m3snet.Deblurring.config import DEFAULTS
+from m3snet.Deblurring.dataset import TASK
+from m3snet.utils.config import argument_parser, load_task_config
+from m3snet.utils.training.run import ERRORS, train
 
 
 def main(argv: Sequence[str] | None = None) -> None:

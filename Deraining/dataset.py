@@ -1,9 +1,10 @@
 """The deraining benchmarks: where each lies below DATA.ROOT, how it is scored, what the paper reports."""
-from utils.tasks import Benchmark, Task, TrainingSet
+from ..utils.data.rain import RAIN
+from ..utils.tasks import Benchmark, Task, TrainingSet
 
 TASK = Task(
     name="Deraining",
-    degradation="rain",
+    degradation=RAIN,
     protocol="y",
     weights="derain",
     test_sets={

@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from Deraining.dataset import TASK
-from utils.archives import Archive
-from utils.preparation import ERRORS, prepare
+from m3snet.Deraining.dataset import TASK
+from m3snet.utils.data.download import Archive
+from m3snet.utils.data.prepare import ERRORS, prepare
 
 ARCHIVES = (
     Archive("Rain13K_train.zip", "14BidJeG4nSNuFNFDf99K-7eErCq4i47t", ("Rain13K/train",)),

@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 import torch
 
-from utils.complexity import count_macs, count_parameters
-from utils.config import ConfigError, load_config
-from utils.recipe import build_model
-from utils.tasks import default_config
+from m3snet.benchmarks.cost import count_macs, count_parameters
+from m3snet.utils.config import ConfigError, load_config
+from m3snet.utils.tasks import default_config
+from m3snet.utils.training.build import build_model
 
 NAMES = {"full": "M3SNet", "no_ffm": "without FFM", "no_mhamb": "without MHAMB", "nafnet": "NAFNet, as many MACs"}
 _RUN = re.compile(rf"ablation_({'|'.join(NAMES)})_(\d+)")

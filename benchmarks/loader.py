@@ -27,14 +27,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.functional import to_tensor
 
-from utils.cache import KINDS, open_cache
-from utils.config import ConfigError
-from utils.images import ImageError, read_image, write_image
-from utils.pairs import Pair, PairError, find_pairs
-from utils.patches import PatchBatches, PatchDataset
-from utils.provenance import machine
-from utils.samples import photographs
-from utils.synthesis import add_rain
+from m3snet.utils.config import ConfigError
+from m3snet.utils.data.cache import KINDS, open_cache
+from m3snet.utils.data.pairs import Pair, PairError, find_pairs
+from m3snet.utils.data.patches import PatchBatches, PatchDataset
+from m3snet.utils.data.rain import RAIN
+from m3snet.utils.data.samples import photographs
+from m3snet.utils.images import ImageError, read_image, write_image
+from m3snet.utils.provenance import machine
 
 Loader = Callable[[], DataLoader[Any]]
 
@@ -107,7 +107,7 @@ def made_up_pairs(folder: Path) -> list[Pair]:
         repeats = (-(-720 // tile.shape[0]), -(-1280 // tile.shape[1]), 1)
         target = np.tile(tile, repeats)[:720, :1280]
         write_image(folder / f"target/{i}.png", target)
-        write_image(folder / f"input/{i}.png", add_rain(target, rng))
+        write_image(folder / f"input/{i}.png", RAIN.apply(target, rng))
     return find_pairs(folder)
 
 

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from utils.images import ImageError, read_image
-from utils.metrics import psnr, rgb_to_y, score_aligned, ssim, ssim_3d
-from utils.pairs import PairError, find_pairs
+from m3snet.utils.data.pairs import PairError, find_pairs
+from m3snet.utils.images import ImageError, read_image
+from m3snet.utils.scoring.metrics import psnr, rgb_to_y, score_aligned, ssim, ssim_3d
 
 RAIN = {name: f"Rain13K/test/{name}" for name in ("Rain100L", "Rain100H", "Test100")}
 BLUR = {"GoPro": "GoPro/test", "REDS320": "REDS320/test"}

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from utils.images import ImageError, read_image
-from utils.metrics import psnr, rgb_to_y, ssim
-from utils.pairs import PairError, find_pairs
+from m3snet.utils.data.pairs import PairError, find_pairs
+from m3snet.utils.images import ImageError, read_image
+from m3snet.utils.scoring.metrics import psnr, rgb_to_y, ssim
 
 Scores = tuple[float, float]  # PSNR, SSIM
 Scorer = Callable[[np.ndarray, np.ndarray], Scores]
@@ -28,7 +28,7 @@ SETTINGS = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": Fal
 
 
 def this_project(restored: np.ndarray, target: np.ndarray) -> Scores:
-    """utils.metrics."""
+    """m3snet.utils.scoring.metrics."""
     return psnr(restored, target), ssim(restored, target)
 
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(f"{len(lumas)} pairs of {args.folder}, {args.rounds} rounds, {cv2.getNumThreads()} thread(s), ", end="")
     print(f"{os.cpu_count()} core(s)")
-    print(f"utils.metrics    {1000 * ours:8.2f} ms a pair")
+    print(f"scoring.metrics    {1000 * ours:8.2f} ms a pair")
     print(f"scikit-image     {1000 * theirs:8.2f} ms a pair")
     print(f"ratio            {ours / theirs:8.2f}")
     print(f"largest difference: PSNR {difference[0]:.1e} dB, SSIM {difference[1]:.1e}")

@@ -1,6 +1,6 @@
 """Speed and memory of a training step, beside the published network's: `python benchmarks/train_step.py`.
 
-This project's side is what its training programs do: utils.stepping. The other side is the published implementation,
+This project's side is what its training programs do, utils.training.step; the other is the published implementation,
 as spandrel and spandrel_extra_arches (extra `test`) build it from a weights file, trained as a plain user would: eager
 float32 in contiguous memory, Adam as torch has it by default, from a batch that is float and oriented already. Both
 start from the same weights and the same batch, and must give the same loss. In one process, they take turns step by
@@ -28,18 +28,18 @@ from loader import conditions
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from Deblurring.config import DEFAULTS
-from models import SIZES, M3SNet, create_model, save_weights
-from models.weights import to_published
-from utils.augment import ORIENTATIONS, orient
-from utils.complexity import in_new_process, peak_bytes
-from utils.losses import PSNRLoss
-from utils.patches import Patch
-from utils.provenance import code_version
-from utils.recipe import build_optimizer, compile_model
-from utils.restorer import best_device
-from utils.state import TrainState
-from utils.stepping import Stepping, on_device
+from m3snet.benchmarks.cost import in_new_process, peak_bytes
+from m3snet.Deblurring.config import DEFAULTS
+from m3snet.models import SIZES, M3SNet, create_model, save_weights
+from m3snet.models.weights import to_published
+from m3snet.utils.data.augment import ORIENTATIONS, orient
+from m3snet.utils.data.patches import Patch
+from m3snet.utils.provenance import code_version
+from m3snet.utils.restoring.restorer import best_device
+from m3snet.utils.training.build import build_optimizer, compile_model
+from m3snet.utils.training.loss import PSNRLoss
+from m3snet.utils.training.state import TrainState
+from m3snet.utils.training.step import Stepping, on_device
 
 Step = Callable[[], None]
 Images = tuple[torch.Tensor, torch.Tensor]  # degraded, target: N x 3 x S x S float32 in [0, 1]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from models import SIZES, M3SNet, create_model
+from m3snet.models import SIZES, M3SNet, create_model
 
 if TYPE_CHECKING:  # the wiring can be had, and is tested, without matplotlib
     from matplotlib.axes import Axes

@@ -15,22 +15,22 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from Deblurring.dataset import TASK as DEBLURRING
-from Deraining.dataset import TASK as DERAINING
-from models import WeightsError
-from utils.images import ImageError, read_image
-from utils.metrics import PROTOCOLS
-from utils.report import Row, comparison_sheet
-from utils.restorer import load_restorer, restore
-from utils.samples import sample_pairs
-from utils.tasks import Task
+from m3snet.Deblurring.dataset import TASK as DEBLURRING
+from m3snet.Deraining.dataset import TASK as DERAINING
+from m3snet.models import WeightsError
+from m3snet.utils.data.samples import sample_pairs
+from m3snet.utils.images import ImageError, read_image
+from m3snet.utils.restoring.restorer import load_restorer, restore_image
+from m3snet.utils.scoring.metrics import PROTOCOLS
+from m3snet.utils.scoring.report import Row, comparison_sheet
+from m3snet.utils.tasks import Task
 
 
 class Shown(NamedTuple):
     """A row of the picture: a photograph, what of it is shown, and which detail of that is enlarged."""
 
     task: Task
-    photograph: str  # a name in utils.samples
+    photograph: str  # a name in utils.data.samples
     view: tuple[int, int, int, int]  # left, top, width, height in the photograph
     detail: tuple[int, int]  # left and top in the view
 
@@ -51,15 +51,15 @@ def draw(weights: dict[str, str], path: str | Path) -> None:
         ImageError, OSError: the picture cannot be written.
     """
     with tempfile.TemporaryDirectory() as folder:
-        rows = [_row(shown, weights[shown.task.degradation], Path(folder)) for shown in SHOWN]
+        rows = [_row(shown, weights[shown.task.degradation.name], Path(folder)) for shown in SHOWN]
     comparison_sheet(rows, path)
 
 
 def _row(shown: Shown, weights: str, folder: Path) -> Row:
     task, name = shown.task, shown.photograph
-    pairs = sample_pairs(task.degradation, folder / task.degradation)
+    pairs = sample_pairs(task.degradation, folder / task.degradation.name)
     degraded, target = (read_image(pairs / side / f"{name}.png") for side in ("input", "target"))
-    restored = restore(load_restorer(weights), degraded)
+    restored = restore_image(load_restorer(weights), degraded)
     score = PROTOCOLS[task.protocol]
     before, after = score(degraded, target), score(restored, target)
     caption = (
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for shown in SHOWN:
         task = shown.task
         parser.add_argument(
-            f"--{task.degradation}",
+            f"--{task.degradation.name}",
             metavar="FILE|NAME",
             default=task.weights,
             help=f"weights for {task.name.lower()} (default: {task.weights})",
@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, required=True)
     arguments = parser.parse_args(argv)
     try:
-        draw({shown.task.degradation: getattr(arguments, shown.task.degradation) for shown in SHOWN}, arguments.out)
+        names = [shown.task.degradation.name for shown in SHOWN]
+        draw({name: getattr(arguments, name) for name in names}, arguments.out)
     except (WeightsError, ImageError, OSError) as error:
         sys.exit(f"draw_samples.py: {error}")
     print(arguments.out)

@@ -16,11 +16,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from utils.images import ImageError, read_image
-from utils.pairs import PairError, find_pairs
-from utils.samples import photographs
-from utils.streaks import LEVELS, Streaks, measure_streaks
-from utils.synthesis import BLURS, MARGINS, RAINS, film, rain_of_kind, random_psf
+from m3snet.benchmarks.streaks import LEVELS, Streaks, measure_streaks
+from m3snet.utils.data.blur import BLUR, BLURS, film, random_psf
+from m3snet.utils.data.pairs import PairError, find_pairs
+from m3snet.utils.data.rain import RAINS, rain_of_kind
+from m3snet.utils.data.samples import photographs
+from m3snet.utils.images import ImageError, read_image
 
 Measures = dict[str, list[Streaks]]  # kind of rain -> one for each image
 
@@ -126,13 +127,13 @@ def draw_blur(path: Path) -> None:
     """A photograph blurred in each way, point spread functions, and how far the points of a filmed scene move."""
     figure = _figure(10.4, 6.2)
     pictures, below = figure.subfigures(2, 1, height_ratios=(1, 1.22))
-    margin = MARGINS["blur"]
+    margin = BLUR.margin
     name, left, top = BLUR_VIEW
     around = _view(name, left - margin, top - margin, SIDE + 2 * margin)
     inside = slice(margin, -margin)
     shown = {"photograph": around[inside, inside]}
     for kind, seed in BLUR_SEEDS.items():
-        blurred = BLURS[kind](around.astype(np.float32) / 255, BLUR_REACH, np.random.default_rng(seed))
+        blurred = BLURS[kind].expose(around.astype(np.float32) / 255, BLUR_REACH, np.random.default_rng(seed))
         shown[kind] = blurred[inside, inside].clip(0, 1)
     _pictures(pictures.subplots(1, len(shown)), shown)
     spread, moved = below.subfigures(1, 2, width_ratios=(1.35, 1))

@@ -1,9 +1,9 @@
 """The network: M3SNet and its parts. Nothing in here knows of training."""
-from models.blocks import SCA, LayerNorm2d, NAFBlock, SimpleGate
-from models.local import local_pooling
-from models.m3snet import FFM, MHAMB, SIZES, M3SNet, create_model, size_name
-from models.weights import WeightsError, load_model, save_weights
-from models.widen import widen
+from .blocks import SCA, LayerNorm2d, NAFBlock, SimpleGate
+from .m3snet import FFM, MHAMB, SIZES, M3SNet, create_model, size_name
+from .tlc import local_pooling
+from .weights import WeightsError, load_model, save_weights
+from .widen import widen
 
 __all__ = [
     "FFM",

@@ -40,7 +40,7 @@ class SCA(nn.Module):
 
     def __init__(self, chs: int) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)  # what models.local replaces at test time
+        self.pool = nn.AdaptiveAvgPool2d(1)  # what models.tlc replaces at test time
         self.conv = nn.Conv2d(chs, chs, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.blocks import NAFBlock
+from .blocks import NAFBlock
 
 
 class MHAMB(nn.Module):

@@ -18,7 +18,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save
 
-from models.m3snet import M3SNet
+from .m3snet import M3SNet
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 

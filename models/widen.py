@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from models.m3snet import MHAMB, M3SNet
+from .m3snet import MHAMB, M3SNet
 
 _UNEVEN = 0.25  # by how much at most the shares of two copies differ from a half
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from models import load_model, save_weights, size_name
-from models.weights import PRETRAINED, WeightsError, released
-from utils.provenance import code_version, sha256
+from m3snet.models import load_model, save_weights, size_name
+from m3snet.models.weights import PRETRAINED, WeightsError, released
+from m3snet.utils.provenance import code_version, sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "pretrained" / "README.md", ROOT / "README.md")

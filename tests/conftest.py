@@ -10,8 +10,8 @@ import pytest
 from accelerate.state import AcceleratorState
 from skimage import data
 
-from models import SIZES
-from utils.images import write_image
+from m3snet.models import SIZES
+from m3snet.utils.images import write_image
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 
-from models import M3SNet
-from models.weights import from_published, to_published
+from m3snet.models import M3SNet
+from m3snet.models.weights import from_published, to_published
 
 
 def filled(shapes: Mapping[str, Iterable[int]], seed: int) -> dict[str, torch.Tensor]:

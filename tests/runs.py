@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-import Deraining.train
-from utils.config import load_task_config
+import m3snet.Deraining.train
+from m3snet.utils.config import load_task_config
 
 PROGRAM = Path(__file__).resolve().parents[1] / "Deraining/train.py"
 
@@ -40,12 +40,12 @@ def options(folder: Path, out: Path, **keys: Any) -> list[str]:
 
 def configuration(folder: Path, out: Path, **keys: Any) -> CfgNode:
     """What `options` amount to."""
-    return load_task_config(Deraining.train.DEFAULTS, None, options(folder, out, **keys)[1:])
+    return load_task_config(m3snet.Deraining.train.DEFAULTS, None, options(folder, out, **keys)[1:])
 
 
 def train(folder: Path, out: Path, **keys: Any) -> Path:
     """Train in this process; returns the run's folder."""
-    Deraining.train.main(options(folder, out, **keys))
+    m3snet.Deraining.train.main(options(folder, out, **keys))
     return out / "Deraining/run"
 
 

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-import Deblurring.config
-import Deraining.config
-from utils.config import ConfigError, load_config, load_task_config, save_config
+import m3snet.Deblurring.config
+import m3snet.Deraining.config
+from m3snet.utils.config import ConfigError, load_config, load_task_config, save_config
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULTS = {"Deblurring": Deblurring.config.DEFAULTS, "Deraining": Deraining.config.DEFAULTS}
+DEFAULTS = {"Deblurring": m3snet.Deblurring.config.DEFAULTS, "Deraining": m3snet.Deraining.config.DEFAULTS}
 
 # Written as the files of MPRNet and of the published code are: same keys, same quirks.
 MPRNET = """\

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from utils.images import ImageError, read_image, to_image, to_tensor, write_image
+from m3snet.utils.images import ImageError, read_image, to_image, to_tensor, write_image
 
 PHOTO = data.astronaut()[100:260, 150:350]  # H x W x 3
 GRAY = cv2.cvtColor(PHOTO, cv2.COLOR_RGB2GRAY)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import Deblurring.dataset
-import Deraining.dataset
-from utils.tasks import Task
+import m3snet.Deblurring.dataset
+import m3snet.Deraining.dataset
+from m3snet.utils.tasks import Task
 
-BLUR, RAIN = Deblurring.dataset.TASK, Deraining.dataset.TASK
+BLUR, RAIN = m3snet.Deblurring.dataset.TASK, m3snet.Deraining.dataset.TASK
 
 
 @pytest.mark.parametrize(

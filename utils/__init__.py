@@ -1,1 +1,1 @@
-"""What a training and evaluation program does, one module per subject."""
+"""What all programs need (here), and their four rooms: data, training, scoring, restoring."""

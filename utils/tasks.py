@@ -3,11 +3,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from yacs.config import CfgNode
+
+Degrade = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # H x W x 3 uint8 RGB, and the same comes back
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What a task undoes, made on sharp photographs by pure functions of the photograph and a random generator."""
+
+    name: str  # as people say it on the command line: rain, blur
+    apply: Degrade  # for training: any kind, any strength
+    margin: int  # pixels around a patch that shape what is inside it: a crop is degraded that much larger, then trimmed
+    sample: Degrade  # for the bundled samples
+    visible: tuple[float, float]  # dB of a degraded sample: plainly visible, and yet not hopeless
 
 
 @dataclass(frozen=True)
@@ -15,7 +29,7 @@ class Benchmark:
     """One benchmark: where it lies below DATA.ROOT, how it is scored, and what the paper reports."""
 
     folder: str  # holds input/ and target/
-    protocol: str  # a key of utils.metrics.PROTOCOLS
+    protocol: str  # a key of utils.scoring.metrics.PROTOCOLS
     paper: Mapping[str, tuple[float, float]]  # network size -> (PSNR, SSIM)
     images: tuple[int, ...] = ()  # how many pairs the published set has, every count in use; (): none is published
 
@@ -33,7 +47,7 @@ class Task:
     """A restoration task, as the training and evaluation programs need to know it."""
 
     name: str  # MODEL.MODE: Deblurring or Deraining
-    degradation: str  # a key of utils.synthesis.DEGRADATIONS, for sharp photographs without a degraded partner
+    degradation: Degradation  # for sharp photographs without a degraded partner
     protocol: str  # how validation images are scored
     weights: str  # the released weights that test.py uses unless told otherwise
     test_sets: Mapping[str, Benchmark]

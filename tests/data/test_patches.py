@@ -1,0 +1,106 @@
+"""Training patches: a function of (seed, epoch, index) alone; batches, of the seed, not of the number of processes."""
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+from torch.utils.data import DataLoader
+
+from m3snet.utils.data.cache import KINDS, open_cache
+from m3snet.utils.data.pairs import Pair
+from m3snet.utils.data.patches import PatchBatches, PatchDataset, centre_patch
+from m3snet.utils.images import write_image
+from m3snet.utils.tasks import Degradation
+
+
+def darker(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A degradation that tells where its patch comes from: half the light, and a random level."""
+    return image // 2 + np.uint8(rng.integers(0, 100))
+
+
+DARKER = Degradation("darker", darker, margin=4, sample=darker, visible=(0, 100))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[Pair]:
+    """Two real pairs, whose input is the inverted target, and a photograph without input; one pair is small."""
+    made = []
+    for i, size in enumerate((60, 20, 70)):
+        target = data.astronaut()[80 * i : 80 * i + size, 100 : 100 + size + 7]
+        write_image(tmp_path / f"{i}.png", target)
+        write_image(tmp_path / f"input{i}.png", 255 - target)
+        made.append(Pair(str(i), tmp_path / f"input{i}.png" if i < 2 else None, tmp_path / f"{i}.png"))
+    return made
+
+
+def dataset(pairs: list[Pair], **options: object) -> PatchDataset:
+    return PatchDataset(pairs, 32, 1, DARKER, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_patches_are_the_same_from_every_cache_and_any_number_of_workers(
+    kind: str, workers: int, pairs: list[Pair], tmp_path: Path
+) -> None:
+    images = [path for pair in pairs for path in (pair.input, pair.target) if path]
+    patches = dataset(pairs, read=open_cache(kind, tmp_path / "cache", images))
+    keys = [[(epoch, index) for index in range(start, start + 4)] for epoch in (1, 2, 3) for start in (0, 4)]
+    content = hashlib.sha256()
+    for batch in DataLoader(patches, batch_sampler=keys, num_workers=workers):
+        assert batch.degraded.shape == batch.target.shape == (4, 32, 32, 3)
+        for degraded, target, orientation, pair in zip(*batch, strict=True):
+            for pixels in (degraded, target):
+                content.update(pixels.numpy().tobytes())
+            content.update(bytes([orientation, pair]))
+    # Written down when patches came from the PNG files one by one: checkpoints of then go on with the same patches.
+    assert content.hexdigest() == "b4e1c603e43fb01939f45327cc000be3d38ea009501508f72dbc99ca4d893ab9"
+
+
+def test_a_patch_depends_on_seed_epoch_and_index_alone(pairs: list[Pair]) -> None:
+    a, b, c = (dataset(pairs)[key].target for key in ((1, 0), (2, 0), (1, 3)))
+    assert not torch.equal(a, b)
+    assert not torch.equal(a, c)  # index 3 is another look at pair 0
+    assert dataset(pairs)[1, 3].pair == 0
+    assert not torch.equal(a, PatchDataset(pairs, 32, 2, DARKER)[1, 0].target)
+
+
+def test_input_and_target_show_the_same_place_in_8_bits(pairs: list[Pair]) -> None:
+    for epoch in range(5):
+        for index in range(2):
+            patch = dataset(pairs)[epoch, index]
+            assert patch.degraded.dtype == patch.target.dtype == torch.uint8
+            assert patch.target.shape == (32, 32, 3)
+            assert torch.equal(255 - patch.degraded, patch.target)
+        made = dataset(pairs)[epoch, 2]
+        offset = made.degraded.int() - made.target.int() // 2
+        assert offset.unique().numel() == 1  # degraded with its margin, then trimmed to where the target lies
+
+
+def test_a_photograph_needs_a_degradation(pairs: list[Pair]) -> None:
+    with pytest.raises(ValueError, match="need a degradation"):
+        PatchDataset(pairs, 32, 1)
+    with pytest.raises(ValueError, match=r"2\.png: has no degraded image"):
+        centre_patch(pairs[2], 32, 1, None)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_the_same_batches(world: int) -> None:
+    whole = list(PatchBatches(10, 4, 7, 2, 3))
+    shares = [list(PatchBatches(10, 4, 7, 2, 3, rank=rank, world=world)) for rank in range(world)]
+    assert [[key for part in parts for key in part] for parts in zip(*shares, strict=True)] == whole
+    assert len(whole) == len(PatchBatches(10, 4, 7, 2, 3)) == 6
+    later = list(PatchBatches(10, 4, 7, 3, 3))
+    assert later == whole[3:]  # what a resumed run sees
+
+
+def test_epochs_of_any_length_look_at_all_pairs_alike() -> None:
+    keys = [key for batch in PatchBatches(5, 2, 1, 1, 1, steps=10) for key in batch]
+    assert np.bincount([index % 5 for _, index in keys]).tolist() == [4] * 5
+    assert len(set(keys)) == 20  # no look is repeated
+    assert len(list(PatchBatches(50, 2, 1, 1, 1, steps=3))) == 3
+    with pytest.raises(ValueError, match="BATCH_SIZE 4 cannot be shared equally by 3"):
+        PatchBatches(10, 4, 1, 1, 1, world=3)

@@ -1,0 +1,209 @@
+"""Photographs in, restored photographs out: utils.restoring.restorer and the command restore.py."""
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from m3snet.models import M3SNet, save_weights
+from m3snet.utils.images import read_image, to_tensor, write_image
+from m3snet.utils.restoring.restorer import load_restorer, restore_image
+from m3snet.utils.scoring.report import error_map
+
+SCRIPT = Path(__file__).parents[2] / "restore.py"
+Main = Callable[[list[str]], None]
+
+
+@pytest.fixture
+def model() -> M3SNet:
+    torch.manual_seed(0)
+    model = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1))
+    for name, parameter in model.named_parameters():
+        # beta and gamma start at zero: the blocks would do nothing. With strong SCA it matters where means are taken.
+        torch.nn.init.normal_(parameter, std=2 if ".sca." in name else 0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def weights(model: M3SNet, tmp_path: Path) -> str:
+    path = tmp_path / "tiny.safetensors"
+    save_weights(model, path)
+    return str(path)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    write_image(path, data.astronaut()[:50, 150:221])
+    return path
+
+
+@pytest.fixture
+def main() -> Main:
+    return runpy.run_path(str(SCRIPT))["main"]
+
+
+def test_restore_keeps_the_size_and_rounds_to_8_bits(model: M3SNet) -> None:
+    image = data.astronaut()[:35, :52]
+    restored = restore_image(model, image)
+    with torch.no_grad():
+        exact = model(to_tensor(image))[0].permute(1, 2, 0).numpy() * 255
+    assert restored.dtype == np.uint8
+    assert np.abs(restored - exact.clip(0, 255)).max() < 0.5 + 1e-3
+    assert not np.array_equal(restored, image)
+
+
+def test_restore_refuses_what_is_no_photograph(model: M3SNet) -> None:
+    for image in (np.zeros((20, 20), np.uint8), np.zeros((20, 20, 3), np.float32), np.zeros((3, 20, 20), np.uint8)):
+        with pytest.raises(ValueError, match=r"expected an H x W x 3 uint8 image, found \("):
+            restore_image(model, image)
+
+
+def test_load_restorer_with_and_without_tlc(model: M3SNet, weights: str) -> None:
+    image = data.astronaut()[:64, 100:260]
+    plain = restore_image(load_restorer(weights, tlc=False, device="cpu"), image)
+    assert np.array_equal(plain, restore_image(model, image))
+    local = restore_image(load_restorer(weights, tlc=True, patch_size=32, device="cpu"), image)
+    assert local.shape == plain.shape
+    assert not np.array_equal(local, plain)
+    # A window that covers the image pools all of it.
+    assert np.array_equal(restore_image(load_restorer(weights, tlc=True, patch_size=256, device="cpu"), image), plain)
+
+
+def test_one_photograph_to_a_file_in_a_new_folder(
+    main: Main, weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "dry.png"
+    main(["rain", str(photo), "-o", str(out), "--weights", weights])
+    line = capsys.readouterr().out.splitlines()
+    assert len(line) == 1
+    assert line[0].startswith(f"{photo}  71x50  ")
+    assert line[0].endswith(f" s  -> {out}")
+    assert np.array_equal(read_image(out), restore_image(load_restorer(weights), read_image(photo)))
+
+
+def test_tlc_is_on_until_turned_off(main: Main, weights: str, tmp_path: Path) -> None:
+    image = data.astronaut()[:400]  # larger than TLC's window
+    photo, out = tmp_path / "large.png", tmp_path / "out.png"
+    write_image(photo, image)
+    for tlc, option in ((True, []), (False, ["--no-tlc"])):
+        main(["rain", str(photo), "-o", str(out), "--weights", weights, *option])
+        assert np.array_equal(read_image(out), restore_image(load_restorer(weights, tlc=tlc), image))
+    assert not np.array_equal(read_image(out), restore_image(load_restorer(weights), image))
+
+
+def test_several_photographs_to_a_folder_and_a_bad_one_among_them(
+    main: Main, weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, last = tmp_path / "broken.png", tmp_path / "last.png"
+    broken.write_bytes(b"")
+    write_image(last, data.astronaut()[:20, :30])
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit, match="1 of 3 photographs could not be restored"):
+        main(["blur", str(photo), str(broken), str(last), "-o", str(out), "--weights", weights])
+    assert sorted(path.name for path in out.iterdir()) == ["last.png", "photo.png"]
+    assert f"{broken}: the file is empty" in capsys.readouterr().err
+
+
+def test_a_sheet_shows_what_was_changed(
+    main: Main, weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sheet = tmp_path / "out.png", tmp_path / "sheet.png"
+    main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(sheet)])
+    assert capsys.readouterr().out.endswith(f"side by side: {sheet}\n")
+    picture, restored = read_image(sheet), read_image(out)
+    height, width = restored.shape[:2]
+    windows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], (height, width))
+    for image in (read_image(photo), restored, error_map(restored, read_image(photo))):
+        assert np.any(np.all(windows == image[..., 0], axis=(2, 3)))
+    with pytest.raises(SystemExit, match=r"--sheet .*sheet\.xyz: unknown suffix; expected one of"):
+        main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(tmp_path / "sheet.xyz")])
+
+
+def test_an_input_is_never_overwritten(main: Main, photo: Path, tmp_path: Path) -> None:
+    before = photo.read_bytes()
+    other = tmp_path / "other.png"
+    write_image(other, data.astronaut()[:20, :30])
+    for photos, out in ([photo], photo), ([other], tmp_path), ([other, photo], tmp_path / "new" / ".."):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        with pytest.raises(SystemExit, match="would be overwritten"):
+            main(["rain", *map(str, photos), "-o", str(out)])
+    assert photo.read_bytes() == before
+
+
+def test_what_is_asked_wrongly_is_said_before_the_network_is_loaded(main: Main, photo: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "twin" / "photo.png"
+    write_image(twin, data.astronaut()[:20, :30])
+    missing = tmp_path / "missing.jpg"
+    for photos, out, message in (
+        ([photo, missing], "out", "missing.jpg: no such file"),
+        ([tmp_path], "out", r"is a folder: name the photographs in it"),
+        ([photo, twin], "one.png", "is one file; 2 photographs need a folder"),
+        ([photo, twin], "out", "would both be written to"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["rain", *map(str, photos), "-o", str(tmp_path / out), "--weights", "not there"])
+    with pytest.raises(SystemExit, match="not there"):
+        main(["rain", str(photo), "-o", str(tmp_path / "out"), "--weights", "not there"])
+
+
+def test_a_suffix_says_what_out_is(main: Main, weights: str, photo: Path, tmp_path: Path) -> None:
+    def run(name: str) -> None:
+        main(["rain", str(photo), "-o", str(tmp_path / name), "--weights", weights])
+
+    for name in ("out.xyz", "out.v2/", "photo.gif"):
+        with pytest.raises(SystemExit, match=r"unknown suffix; a file needs one of \.bmp, .*\.png, "):
+            run(name)
+        assert not (tmp_path / name).exists()
+    (tmp_path / "out.v2").mkdir()
+    (tmp_path / "like.png").mkdir()
+    (tmp_path / "taken").write_text("a file")
+    for folder in ("out.v2", "like.png", "new"):
+        run(folder)
+        assert (tmp_path / folder / "photo.png").is_file()
+    run("file.PNG")
+    assert (tmp_path / "file.PNG").is_file()
+    with pytest.raises(SystemExit, match="taken is a file without a suffix"):
+        run("taken")
+
+
+def test_the_command_itself_from_another_folder(weights: str, photo: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "rain", photo.name, "-o", "out", "--weights"]
+    run = partial(subprocess.run, cwd=photo.parent, capture_output=True, text=True, check=False)
+    done = run([*command, weights])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (photo.parent / "out" / "photo.png").is_file()
+    failed = run([*command, "nothing.pth"])
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("restore.py: ")
+    assert "Traceback" not in failed.stderr
+
+
+def test_released_weights_of_the_other_task_are_warned_of(
+    main: Main, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["rain", str(photo), "-o", str(tmp_path / "out.png"), "--weights", "deblur"])
+    assert "warning: deblur was trained for Deblurring (Deblurring/configs/" in capsys.readouterr().err
+    main(["blur", str(photo), "-o", str(tmp_path / "out.png")])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_large_photograph_is_restored_in_tiles(main: Main, weights: str, tmp_path: Path) -> None:
+    image = data.astronaut()[:400]
+    photo, out = tmp_path / "large.png", tmp_path / "out.png"
+    write_image(photo, image)
+    model = load_restorer(weights)
+    for tile in (384, 0, 500):
+        main(["rain", str(photo), "-o", str(out), "--weights", weights, "--tile", str(tile)])
+        assert np.array_equal(read_image(out), restore_image(model, image, tile))
+        assert np.array_equal(read_image(out), restore_image(model, image)) == (tile != 384)
+    with pytest.raises(SystemExit, match="--tile 100: expected 0, or at least 384 pixels"):
+        main(["rain", str(photo), "-o", str(out), "--tile", "100"])

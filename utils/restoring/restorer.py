@@ -1,0 +1,67 @@
+"""One image through a network: 8 bits in, 8 bits out."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...models import M3SNet, load_model, local_pooling
+from ...models.weights import PRETRAINED, released
+from ..images import to_image, to_tensor
+from .tiling import in_tiles
+
+PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were trained on
+
+
+def restore_image(model: nn.Module, image: np.ndarray, tile: int = 0) -> np.ndarray:
+    """Restore an H x W x 3 uint8 RGB image on the model's device; the same shape and type come back.
+
+    With `tile`, an image with more pixels than `tile` x `tile` is restored in overlapping tiles of at most that side.
+
+    Raises:
+        ValueError: the array is of another shape or type, or tiles are too small to overlap.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected an H x W x 3 uint8 image, found {image.shape} {image.dtype}")
+    device = next(model.parameters()).device
+
+    def network(part: torch.Tensor) -> torch.Tensor:
+        return model(part.to(device, memory_format=torch.channels_last))
+
+    with torch.inference_mode():
+        return to_image(in_tiles(network, to_tensor(image), tile) if tile else network(to_tensor(image)))
+
+
+def load_restorer(
+    weights: str | Path, tlc: bool = True, patch_size: int | None = None, device: str | torch.device | None = None
+) -> M3SNet:
+    """A network ready for `restore_image`, from a file or the name of released weights.
+
+    With `tlc` it pools locally, as it did in training on patches of `patch_size`: by default what the weights say, or
+    else the published 256. Without `device` it runs on CUDA, else on MPS, else on the CPU.
+
+    Raises:
+        WeightsError: no such weights, or not those of an M3SNet.
+    """
+    model = load_model(weights)
+    if tlc:
+        model = local_pooling(model, patch_size or model.patch_size or PUBLISHED_PATCH)
+    return model.to(device or best_device()).to(memory_format=torch.channels_last)
+
+
+def warn_of_other_task(file: Path, task: str, say: Callable[[str], None]) -> None:
+    """Say so where the released weights in `file` were trained for another task than `task` (Deraining, Deblurring)."""
+    for name, entry in released().items():
+        trained_for = Path(entry["recipe"] or task).parts[0]  # their recipe lies in the task's folder
+        if trained_for != task and file.resolve() == PRETRAINED / entry["file"]:
+            say(f"warning: {name} was trained for {trained_for} ({entry['recipe']}), and this is {task}")
+
+
+def best_device() -> torch.device:
+    """The fastest device of this machine."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

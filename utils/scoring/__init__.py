@@ -1,0 +1,1 @@
+"""From a network and test sets to scores, tables and pictures."""

@@ -1,0 +1,1 @@
+"""One training: built from its configuration, run, logged, saved and resumed."""
