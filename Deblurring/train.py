@@ -5,13 +5,13 @@
 """
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from m3snet.Deblurring.config import DEFAULTS
 from m3snet.Deblurring.dataset import TASK
+from m3snet.utils.cli import run_program
 from m3snet.utils.config import argument_parser, load_task_config
-from m3snet.utils.training.run import ERRORS, train
+from m3snet.utils.training.run import train
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,7 +23,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ERRORS as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -9,12 +9,12 @@ Without --archive it downloads the archives that the community's own scripts use
 """
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from m3snet.Deraining.dataset import TASK
+from m3snet.utils.cli import run_program
 from m3snet.utils.data.download import Archive
-from m3snet.utils.data.prepare import ERRORS, prepare
+from m3snet.utils.data.prepare import prepare
 
 ARCHIVES = (
     Archive("Rain13K_train.zip", "14BidJeG4nSNuFNFDf99K-7eErCq4i47t", ("Rain13K/train",)),
@@ -32,7 +32,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ERRORS as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -6,14 +6,14 @@
 """
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from m3snet.Deraining.config import DEFAULTS
 from m3snet.Deraining.dataset import TASK
+from m3snet.utils.cli import run_program
 from m3snet.utils.config import load_task_config
-from m3snet.utils.scoring.evaluate import ERRORS, evaluate_task, parse_arguments, score_folders
+from m3snet.utils.scoring.evaluate import evaluate_task, parse_arguments, score_folders
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,7 +29,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ERRORS as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -18,6 +18,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save
 
+from ..utils.cli import UserError
 from .m3snet import M3SNet
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
@@ -42,7 +43,7 @@ _NAMES_BACK = (
 _SHOWN = 10
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A file that holds no usable weights of an M3SNet; the message names it and says why."""
 
 

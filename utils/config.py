@@ -16,13 +16,15 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from .cli import UserError
+
 # Files of the field write `RESUME: False` and `RESUME: auto`, `SESSION: 1` and `SESSION: run_a`.
 _FREE_TYPES: dict[str, tuple[type, ...]] = {"TRAINING.RESUME": (bool, str), "MODEL.SESSION": (str, int, float)}
 
 MOST_EPOCHS = 100_000  # above it the number of epochs is surely a mistake
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A key or value that does not fit the schema; the message names the file and the key."""
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from PIL.JpegImagePlugin import JpegImageFile
 
+from .cli import UserError
+
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A file that cannot be read or written as an image; the message names it."""
 
 

@@ -26,6 +26,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from ..cli import UserError
 from ..images import IMAGE_SUFFIXES
 
 CHECKSUMS = "SHA256SUMS"  # beside the archives; `sha256sum -c` reads it too
@@ -34,7 +35,7 @@ _SPLITS = ("train", "test")
 _PART = 1 << 20
 
 
-class ArchiveError(ValueError):
+class ArchiveError(UserError):
     """An archive that cannot be had or used; the message names it and says what to do."""
 
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from natsort import natsorted
 
+from ..cli import UserError
 from ..images import ImageError, is_image, read_image
 
 # What community archives put around the number that both names of a pair share (rain-001 / norain-001).
@@ -20,7 +21,7 @@ _PATCH = re.compile(r"_patch\d+$")  # what utils.data.prepare puts after the nam
 _SHOWN = 10
 
 
-class PairError(ValueError):
+class PairError(UserError):
     """Folders or files that do not form pairs; the message names the first ten and counts the rest."""
 
 

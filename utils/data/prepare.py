@@ -10,12 +10,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..images import ImageError, read_image, write_image
+from ..images import read_image, write_image
 from ..tasks import Task
 from .download import Archive, ArchiveError, fetch, unpack
 from .pairs import Pair, PairError, find_pairs
-
-ERRORS = (ArchiveError, ImageError, PairError, OSError)  # what a person can put right
 
 
 def prepare(

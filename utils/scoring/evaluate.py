@@ -21,7 +21,7 @@ from yacs.config import CfgNode
 
 from ...models import M3SNet, size_name
 from ...models.tlc import LocalAvgPool2d
-from ...models.weights import WeightsError, find_weights
+from ...models.weights import find_weights
 from ..config import ConfigError, argument_parser, save_config
 from ..data.pairs import Pair, PairError, check_pairs, find_pairs, pair_folders
 from ..data.samples import sample_pairs
@@ -46,9 +46,6 @@ from .report import (
 Restorer = Callable[[np.ndarray], np.ndarray]
 Sample = tuple[str, np.ndarray, np.ndarray]  # name, degraded, target: a pair that is in memory
 Result = dict[str, Any]
-
-# What a person can mend: the programs print these without a traceback.
-ERRORS = (ConfigError, ImageError, PairError, WeightsError)
 
 _ROUNDING = "8 bits, to nearest"
 _GALLERY = 48  # images of a set in the HTML page, at most: about 20 MB

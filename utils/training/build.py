@@ -13,12 +13,13 @@ from torch import nn
 from yacs.config import CfgNode
 
 from ...models import M3SNet, create_model, load_model, widen
+from ..cli import UserError
 from ..data.pairs import Pair, find_pairs, find_photographs, split_by_scene
 from ..data.samples import photographs
 from ..tasks import Task
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError):
     """A training that cannot start or go on; the message says why and what to do."""
 
 

@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from natsort import natsorted
 
+from ..cli import UserError
+
 LATEST, PREVIOUS, BEST = "model_latest.pth", "model_previous.pth", "model_best.pth"
 _NUMBERED = "model_epoch_*.pth"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is missing, cannot be used or cannot be written; the message names it."""
 
 

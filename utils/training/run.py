@@ -18,12 +18,11 @@ from torch.utils.data import DataLoader, default_collate
 from yacs.config import CfgNode
 
 from ...models import M3SNet
-from ...models.weights import WeightsError
-from ..config import ConfigError, differences, save_config, to_dict
+from ..config import differences, save_config, to_dict
 from ..data.cache import open_cache
-from ..data.pairs import Pair, PairError, check_pairs
+from ..data.pairs import Pair, check_pairs
 from ..data.patches import Patch, PatchBatches, PatchDataset, centre_patch
-from ..images import ImageError, write_image
+from ..images import write_image
 from ..provenance import code_version
 from ..restoring.restorer import restore_image
 from ..scoring.metrics import psnr, rgb_to_y
@@ -57,9 +56,6 @@ from .step import Stepping, on_device
 
 OVERFIT_PSNR = 40.0  # dB that a network must reach on a handful of patches it sees again and again
 _SHOWN_SAMPLES = 4  # restored validation images in TensorBoard
-
-# What a person can mend: the programs print these without a traceback.
-ERRORS = (TrainingError, CheckpointError, ConfigError, ImageError, PairError, WeightsError)
 
 
 def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:

@@ -1,0 +1,30 @@
+"""What all programs do on the command line: warn in one line, and end in one where a person can put it right."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """Something that a person can put right; the message says what, where, and how."""
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Run `main`; a `UserError` or an OSError ends the process with its message and exit code 1, Ctrl-C with 130.
+
+    What a terminal's encoding cannot show is printed as escapes: no file name stops a program.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        main()
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def warn(text: str) -> None:
+    """Print one warning on stderr."""
+    print(f"warning: {text}", file=sys.stderr)
