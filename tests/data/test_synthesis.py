@@ -4,7 +4,7 @@ import pytest
 
 from m3snet.utils.data import blur
 from m3snet.utils.data.blur import BLUR, BLURS, add_blur, expose, film, random_psf
-from m3snet.utils.data.rain import RAIN, RAINS, add_rain, rain_of_kind
+from m3snet.utils.data.rain import RAIN, RAINS, LayeredRain, add_layer, add_rain, rain_of_kind
 from m3snet.utils.data.samples import photographs
 from m3snet.utils.images import read_image
 from m3snet.utils.scoring.metrics import psnr
@@ -267,3 +267,35 @@ def test_a_filmed_image_is_the_average_of_its_frames():
     seen = np.mean(list(film(*ramp.shape[:2], 6.0, rng(2))), axis=0)
     inside = slice(8, -8)  # where no frame looks beyond the border
     np.testing.assert_allclose(averaged[inside, inside], seen.transpose(1, 2, 0)[inside, inside], atol=0.05)
+
+
+def test_a_layer_is_added_as_light_is(photo):
+    layer = np.full((60, 90), 40, np.uint8)
+    for seed in range(20):
+        rained = add_layer(photo, layer, rng(seed)).astype(int)
+        added = np.unique(rained[photo < 200] - photo[photo < 200])
+        assert added.size == 1 and 20 <= added[0] <= 40  # as it was, or fainter; and the same everywhere
+        assert rained.max() == min(255, photo.max() + added[0])
+    assert np.array_equal(add_layer(photo, np.zeros_like(layer), rng(0)), photo)
+
+
+def test_a_layer_keeps_its_streaks_but_not_their_places(photo):
+    black = np.zeros_like(photo)
+    layer = np.zeros((400, 500), np.uint8)
+    layer[:, ::10] = 200  # upright lines
+    placed = [add_layer(black, layer, rng(seed))[..., 0].astype(float) for seed in range(20)]
+    assert len({image.tobytes() for image in placed}) == 20
+    for image in placed:
+        across, down = (np.abs(np.diff(image, axis=axis)).mean() for axis in (1, 0))
+        assert across > 5 * down  # turned by 5 degrees at most
+        assert 0.7 < image.mean() / (layer.mean() * image.max() / 200) < 1.3
+
+
+def test_real_rain_has_its_share(photo):
+    patch = photo[:32, :32]
+    layered = LayeredRain([np.full((64, 64), 90, np.uint8)], 0.3)
+    real = [np.unique(layered(np.zeros_like(patch), rng(seed))).size == 1 for seed in range(400)]
+    dry = [not add_rain(np.zeros_like(patch), rng(seed)).any() for seed in range(400)]
+    assert 0.22 < np.mean(real) - 0.7 * np.mean(dry) < 0.38
+    for seed in range(10):
+        assert np.array_equal(layered(patch, rng(seed)), layered(patch, rng(seed)))

@@ -9,7 +9,8 @@ on it by image editors' rules (Rain800, whose training pairs set the ranges of `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -34,6 +35,41 @@ def rain_of_kind(kind: str, image: np.ndarray, rng: Generator) -> np.ndarray:
     """Rain of one kind, a key of `RAINS`, on a photograph."""
     light = RAINS[kind].draw(image.astype(np.float32), rng)
     return np.rint(np.clip(light, 0, 255, out=light)).astype(np.uint8)
+
+
+def add_layer(image: np.ndarray, layer: np.ndarray, rng: Generator) -> np.ndarray:
+    """The rain of another picture on a photograph: its `layer`, H x W uint8 gray, is what rain added to each pixel.
+
+    The layer is mirrored, turned by up to 5 degrees, enlarged by up to a fifth and shifted at random, reflected where
+    the photograph is larger, and now and then fainter than it was.
+    """
+    height, width = image.shape[:2]
+    turn, zoom = math.radians(rng.uniform(-5, 5)), rng.uniform(1, 1.2)
+    cos, sin = math.cos(turn) / zoom, math.sin(turn) / zoom
+    mirror = 1 if rng.random() < 0.5 else -1
+    # Inverse map, photograph -> layer: its middle falls on a random place that leaves it inside, if it is small enough.
+    turned = np.array([[mirror * cos, -sin], [mirror * sin, cos]])
+    size = np.array(layer.shape[1::-1])
+    edge = np.minimum(np.array([width, height]) / zoom, size) / 2
+    place = rng.uniform(edge, size - edge)
+    matrix = np.column_stack([turned, place - turned @ [(width - 1) / 2, (height - 1) / 2]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    rain = cv2.warpAffine(layer, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    strength = min(1.0, rng.uniform(0.5, 1.5))
+    return cv2.add(image, cv2.merge([cv2.convertScaleAbs(rain, alpha=strength)] * 3))  # saturates at 255, as light does
+
+
+@dataclass(frozen=True)
+class LayeredRain:
+    """`add_rain` with real rain in it: `share` of the photographs get one of the `layers` of `add_layer` instead."""
+
+    layers: Sequence[np.ndarray]
+    share: float  # 0 to 1
+
+    def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
+        if rng.random() >= self.share:
+            return add_rain(image, rng)
+        return add_layer(image, self.layers[rng.integers(len(self.layers))], rng)
 
 
 class Streak(NamedTuple):

@@ -1,0 +1,79 @@
+"""Does a network keep a photograph's tone, and does it depend on the image's border? `python benchmarks/tone.py`.
+
+    python benchmarks/tone.py --photographs Datasets/clean/kodak --pairs Datasets/Rain13K/test/Test100
+
+Tone: the mean of the restored image minus that of the photograph, in grey levels of 255, of dry photographs and of
+the same with light or heavy rain drawn on them. Border: the PSNR (luma) of each pair over the area that three variants
+share: padded with zeros to a multiple of 16, as the network does; padded by reflection; 16 rows and columns cut off.
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import cv2
+import numpy as np
+
+from m3snet.models import M3SNet
+from m3snet.utils.cli import run_program
+from m3snet.utils.data.pairs import find_pairs, find_photographs
+from m3snet.utils.data.rain import rain_of_kind
+from m3snet.utils.images import read_image
+from m3snet.utils.restoring.restorer import load_restorer, restore_image
+from m3snet.utils.scoring.metrics import psnr, rgb_to_y
+
+MULTIPLE = 16
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print both tables for the weights and images that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="derain", metavar="FILE|NAME")
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="sharp, dry photographs")
+    parser.add_argument("--pairs", type=Path, metavar="DIR", help="holds input/ and target/")
+    arguments = parser.parse_args(argv)
+    model = load_restorer(arguments.weights)
+    if arguments.photographs:
+        shifts = {photo.name: tone(model, photo.target) for photo in find_photographs([arguments.photographs])}
+        print(f"{'mean shift, grey levels':30}{'mean':>8}{'worst':>8}")
+        for column, kind in enumerate(("dry", "light rain", "heavy rain")):
+            values = {name: shift[column] for name, shift in shifts.items()}
+            worst = max(values, key=lambda name: abs(values[name]))
+            print(f"{kind:30}{fmean(map(abs, values.values())):8.2f}{values[worst]:+8.2f}  {worst}")
+    if arguments.pairs:
+        changes = {pair.name: border(model, pair.input, pair.target) for pair in find_pairs(arguments.pairs)}
+        print(f"{'PSNR against zeros, dB':30}{'mean':>8}{'worst':>8}")
+        for column, kind in enumerate(("reflected", "16 rows and columns cut off")):
+            values = {name: change[column] for name, change in changes.items()}
+            worst = max(values, key=lambda name: abs(values[name]))
+            print(f"{kind:30}{fmean(values.values()):+8.2f}{values[worst]:+8.2f}  {worst}")
+
+
+def tone(model: M3SNet, path: Path) -> tuple[float, float, float]:
+    """Mean of the restored image minus that of the photograph: dry, in light rain, in heavy rain."""
+    photograph = read_image(path)
+    seed = [*path.name.encode()]
+    rained = (rain_of_kind(kind, photograph, np.random.default_rng(seed)) for kind in ("light", "heavy"))
+    inputs = photograph, *rained
+    dry, light, heavy = (float(restore_image(model, image).mean() - photograph.mean()) for image in inputs)
+    return dry, light, heavy
+
+
+def border(model: M3SNet, degraded: Path | None, target: Path) -> tuple[float, float]:
+    """By how many dB the score changes: reflected instead of zeros at the border, and 16 rows and columns cut off."""
+    assert degraded is not None
+    image, truth = read_image(degraded), read_image(target)
+    height, width = (length - MULTIPLE for length in image.shape[:2])
+    down, right = (-length % MULTIPLE for length in image.shape[:2])
+    reflected = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REFLECT_101)
+    scores = [
+        psnr(rgb_to_y(restore_image(model, variant)[:height, :width]), rgb_to_y(truth[:height, :width]))
+        for variant in (image, reflected, np.ascontiguousarray(image[:height, :width]))
+    ]
+    return scores[1] - scores[0], scores[2] - scores[0]
+
+
+if __name__ == "__main__":
+    run_program(main)
