@@ -97,7 +97,7 @@ def save_weights(model: M3SNet, path: str | Path, half: bool = False) -> None:
 
 
 def released() -> dict[str, dict[str, Any]]:
-    """The released weights of pretrained/models.yml: name -> file, sha256, recipe, scores and origin."""
+    """The released weights of pretrained/models.yml: name -> task, file, sha256, recipe, scores and origin."""
     index = PRETRAINED / "models.yml"
     return (yaml.safe_load(index.read_text(encoding="utf-8")) or {}) if index.is_file() else {}
 

@@ -31,16 +31,17 @@ def test_every_entry_is_true(name: str) -> None:
     model = load_model(name)  # compares the hash
     assert sum(parameter.numel() for parameter in model.parameters()) == entry["parameters"]
     assert model.patch_size == entry["patch_size"]
+    assert entry["task"] in ("Deblurring", "Deraining")
     assert (ROOT / entry["recipe"]).is_file()
     assert (PRETRAINED / entry["file"]).stat().st_size <= 10e6
     assert "samples" in entry["scores"]
 
 
 def test_the_pages_show_the_scores_that_were_measured(release: ModuleType) -> None:
-    for page in release.PAGES:
+    for page, table in release.PAGES.items():
         text = page.read_text(encoding="utf-8")
-        assert release.table(released()) in text
-        assert release.with_table(text, released()) == text
+        assert table(released()) in text
+        assert release.with_table(text, table(released())) == text
 
 
 def test_a_release_from_checkpoint_to_page(
@@ -50,10 +51,12 @@ def test_a_release_from_checkpoint_to_page(
     monkeypatch.setattr("m3snet.models.weights.PRETRAINED", tmp_path)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- scores -->\nold\n<!-- /scores -->\nafter\n")
-    monkeypatch.setattr(release, "PAGES", (page,))
+    monkeypatch.setattr(release, "PAGES", {page: release.full_table})
     save_weights(load_model(PRETRAINED / "derain_t.safetensors"), tmp_path / "checkpoint.safetensors")
-    release.main(["mine", str(tmp_path / "checkpoint.safetensors"), "--recipe", "Deraining/configs/derain.yml"])
+    recipe = ["--task", "Deraining", "--recipe", "pretrained/history/derain/1.yml"]
+    release.main(["mine", str(tmp_path / "checkpoint.safetensors"), *recipe])
     entry = released()["mine"]
+    assert (entry["task"], entry["recipe"]) == ("Deraining", "pretrained/history/derain/1.yml")
     assert (entry["size"], entry["patch_size"], entry["scores"]) == ("M3SNet-T", 128, {})
     assert (entry["steps"], entry["trained_on"][:2]) == (4000, ["Datasets/Rain13K/train", "Datasets/clean/bsds500"])
     assert len(entry["trained_on"]) == 4 and "research only" in entry["terms"]
@@ -78,5 +81,17 @@ def test_a_release_from_checkpoint_to_page(
     assert page.read_text().endswith("|\n<!-- /scores -->\nafter\n")
     scores["provenance"]["weights_sha256"] = "other"
     results.write_text(json.dumps([scores]))
-    with pytest.raises(SystemExit, match=r"scores other weights than the released ones; run test\.py on those"):
+    with pytest.raises(release.ReleaseError, match="scores other weights than the released ones; run test"):
         release.main(["mine", "--scores", str(results)])
+    with pytest.raises(release.ReleaseError, match=r"yours: no released weights of this name; there are mine"):
+        release.main(["yours", "--scores", str(results)])
+    recipe[-1] = "nothing.yml"
+    with pytest.raises(release.ReleaseError, match=r"--recipe nothing\.yml: no such file"):
+        release.main(["mine", str(tmp_path / "checkpoint.safetensors"), *recipe])
+
+
+def test_the_short_table_holds_the_default_weights_only(release: ModuleType) -> None:
+    rows = release.short_table(released()).splitlines()[2:]
+    assert {row.split(" | ")[0] for row in rows} == {"| `derain`", "| `deblur`"}
+    entry = released()["derain"]["scores"]["Rain100L"]
+    assert f"| `derain` | Rain100L | 16 | {entry['input_psnr']:.2f} | {entry['psnr']:.2f} |" in rows

@@ -174,7 +174,7 @@ def test_released_weights_of_the_other_task_are_warned_of(root: Path, capsys: py
     for weights in ("deblur", PRETRAINED / released()["deblur"]["file"]):
         evaluator.evaluate_task(config, m3snet.Deraining.test.TASK, weights, root / "out")
         (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: "))
-        assert "deblur was trained for Deblurring (Deblurring/configs/" in warning
+        assert "deblur was trained for Deblurring, and this is Deraining" in warning
     evaluator.evaluate_task(config, m3snet.Deraining.test.TASK, "derain", root / "out")
     assert "warning" not in capsys.readouterr().out
 

@@ -55,9 +55,8 @@ def load_restorer(
 def warn_of_other_task(file: Path, task: str, say: Callable[[str], None]) -> None:
     """Say so where the released weights in `file` were trained for another task than `task` (Deraining, Deblurring)."""
     for name, entry in released().items():
-        trained_for = Path(entry["recipe"] or task).parts[0]  # their recipe lies in the task's folder
-        if trained_for != task and file.resolve() == PRETRAINED / entry["file"]:
-            say(f"warning: {name} was trained for {trained_for} ({entry['recipe']}), and this is {task}")
+        if entry["task"] != task and file.resolve() == PRETRAINED / entry["file"]:
+            say(f"warning: {name} was trained for {entry['task']}, and this is {task}")
 
 
 def best_device() -> torch.device:
