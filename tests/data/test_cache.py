@@ -19,6 +19,7 @@ import pytest
 from m3snet.utils.config import ConfigError
 from m3snet.utils.data import cache
 from m3snet.utils.data.cache import KINDS, Reader, open_cache
+from m3snet.utils.data.patches import Process
 from m3snet.utils.images import ImageError, read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,12 +136,12 @@ def test_arrays_that_are_gone_or_torn_are_made_again(paths: list[Path], tmp_path
 def test_processes_build_together_without_waiting(paths: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     with ThreadPoolExecutor(4) as pool:
-        readers = list(pool.map(lambda rank: open_cache("disk", folder, paths, rank, 4), range(4)))
+        readers = list(pool.map(lambda rank: open_cache("disk", folder, paths, Process(rank, 4)), range(4)))
     for read in readers:
         assert_reads(read, paths)
     assert len(list(folder.iterdir())) == len(paths)
     for rank in range(2):  # each builds all when the others do not
-        open_cache("disk", tmp_path / str(rank), paths, rank, 2)
+        open_cache("disk", tmp_path / str(rank), paths, Process(rank, 2))
         assert len(list((tmp_path / str(rank)).glob("*.npy"))) == len(paths)
 
 

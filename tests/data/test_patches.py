@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from m3snet.utils.data.cache import KINDS, open_cache
 from m3snet.utils.data.pairs import Pair
-from m3snet.utils.data.patches import PatchBatches, PatchDataset, centre_patch
+from m3snet.utils.data.patches import PatchBatches, PatchDataset, Process, centre_patch
 from m3snet.utils.images import write_image
 from m3snet.utils.tasks import Degradation
 
@@ -90,7 +90,7 @@ def test_a_photograph_needs_a_degradation(pairs: list[Pair]) -> None:
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_processes_share_the_same_batches(world: int) -> None:
     whole = list(PatchBatches(10, 4, 7, 2, 3))
-    shares = [list(PatchBatches(10, 4, 7, 2, 3, rank=rank, world=world)) for rank in range(world)]
+    shares = [list(PatchBatches(10, 4, 7, 2, 3, process=Process(rank, world))) for rank in range(world)]
     assert [[key for part in parts for key in part] for parts in zip(*shares, strict=True)] == whole
     assert len(whole) == len(PatchBatches(10, 4, 7, 2, 3)) == 6
     later = list(PatchBatches(10, 4, 7, 3, 3))
@@ -103,4 +103,4 @@ def test_epochs_of_any_length_look_at_all_pairs_alike() -> None:
     assert len(set(keys)) == 20  # no look is repeated
     assert len(list(PatchBatches(50, 2, 1, 1, 1, steps=3))) == 3
     with pytest.raises(ValueError, match="BATCH_SIZE 4 cannot be shared equally by 3"):
-        PatchBatches(10, 4, 1, 1, 1, world=3)
+        PatchBatches(10, 4, 1, 1, 1, process=Process(0, 3))

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ..config import ConfigError
 from ..images import read_image
+from .patches import ONE, Process
 
 Reader = Callable[[Path], np.ndarray]
 T = TypeVar("T")
@@ -35,7 +36,7 @@ _SAMPLE = 16  # images that are decoded to know how much room all take
 _ABANDONED = 3600  # seconds after which a temporary file belongs to no living process
 
 
-def open_cache(kind: str, folder: Path, paths: Iterable[Path], rank: int = 0, world: int = 1) -> Reader:
+def open_cache(kind: str, folder: Path, paths: Iterable[Path], process: Process = ONE) -> Reader:
     """A function that reads the images `paths` as `read_image` does: H x W x 3 uint8 RGB, not to be written to.
 
     `none` decodes an image whenever it is read. `ram` decodes all of them now; processes that are forked later share
@@ -44,7 +45,7 @@ def open_cache(kind: str, folder: Path, paths: Iterable[Path], rank: int = 0, wo
     are the system's page cache, and the next training finds them. What an interrupted process left is completed; an
     image that changed (size or time of change) is decoded anew, and its old array deleted.
 
-    The processes of one training call it alike, each with its `rank` of `world`; none has to wait for another.
+    The processes of one training call it alike, each as the `process` it is; none has to wait for another.
 
     Raises:
         ConfigError: an unknown kind, or a folder that cannot be written or lacks room.
@@ -54,14 +55,14 @@ def open_cache(kind: str, folder: Path, paths: Iterable[Path], rank: int = 0, wo
         raise ConfigError(f"TRAINING.CACHE {kind}: expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     paths = list(dict.fromkeys(paths))
     if kind == "ram":
-        return dict(zip(paths, _of_all(read_image, paths, rank == 0), strict=True)).__getitem__
-    return _DiskCache(folder, paths, rank, world) if kind == "disk" else read_image
+        return dict(zip(paths, _of_all(read_image, paths, process.rank == 0), strict=True)).__getitem__
+    return _DiskCache(folder, paths, process) if kind == "disk" else read_image
 
 
 class _DiskCache:
     """Arrays in a folder, named after path and state of the image they come from."""
 
-    def __init__(self, folder: Path, paths: Sequence[Path], rank: int, world: int) -> None:
+    def __init__(self, folder: Path, paths: Sequence[Path], process: Process) -> None:
         self._files = {path: folder / _file_name(path) for path in paths}
         missing = self._missing()
         size = fmean(read_image(path).nbytes for path in missing[:: -(-len(missing) // _SAMPLE)]) if missing else 0.0
@@ -71,8 +72,8 @@ class _DiskCache:
             if size * len(missing) > shutil.disk_usage(folder).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before it is filled for everyone
             # Each process begins with its share and then helps with the others'.
-            start = len(missing) * rank // world
-            _of_all(self._build, missing[start:] + missing[:start], rank == 0)
+            start = len(missing) * process.rank // process.world
+            _of_all(self._build, missing[start:] + missing[:start], process.rank == 0)
         except OSError as error:
             free = f", {shutil.disk_usage(folder).free / 1e9:.2f} GB are free" if folder.is_dir() else ""
             raise ConfigError(

@@ -19,6 +19,16 @@ from .pairs import Pair
 Key = tuple[int, int]
 
 
+class Process(NamedTuple):
+    """One of the processes that train together: number `rank`, counted from 0, of `world`."""
+
+    rank: int
+    world: int
+
+
+ONE = Process(0, 1)
+
+
 class Patch(NamedTuple):
     """One training sample, or, collated, a batch of them: N x S x S x 3.
 
@@ -86,7 +96,7 @@ class PatchDataset(Dataset[Patch]):
 
 
 class PatchBatches(Sampler[list[Key]]):
-    """The keys of every batch from `first_epoch` to `last_epoch` (counted from 1), for process `rank` of `world`.
+    """The keys of every batch from `first_epoch` to `last_epoch` (counted from 1), for one of the processes.
 
     All processes draw the same shuffled epoch and take their share of each global batch, so that the batches do not
     depend on the number of processes. An epoch has `steps` batches; with 0, one pass over the data. What is missing
@@ -102,17 +112,16 @@ class PatchBatches(Sampler[list[Key]]):
         first_epoch: int,
         last_epoch: int,
         steps: int = 0,
-        rank: int = 0,
-        world: int = 1,
+        process: Process = ONE,
         skip: int = 0,
         overfit: int = 0,
     ) -> None:
-        if batch_size % world:
-            raise ConfigError(f"OPTIM.BATCH_SIZE {batch_size} cannot be shared equally by {world} processes")
+        if batch_size % process.world:
+            raise ConfigError(f"OPTIM.BATCH_SIZE {batch_size} cannot be shared equally by {process.world} processes")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.first_epoch, self.last_epoch = first_epoch, last_epoch
         self.steps_per_epoch = steps or -(-length // batch_size)
-        self.rank, self.world, self.skip, self.overfit = rank, world, skip, overfit
+        self.process, self.skip, self.overfit = process, skip, overfit
 
     def __len__(self) -> int:
         return self.steps_per_epoch * (self.last_epoch - self.first_epoch + 1) - self.skip
@@ -122,14 +131,14 @@ class PatchBatches(Sampler[list[Key]]):
         return islice(batches, self.skip, None)
 
     def _epoch(self, epoch: int) -> Iterator[list[Key]]:
-        share = self.batch_size // self.world
+        share = self.batch_size // self.process.world
         size = self.steps_per_epoch * self.batch_size
         passes = max(1, size // self.length)
         order = np.random.default_rng((self.seed, epoch)).permutation(passes * self.length)
         if self.overfit:
             epoch, order = 0, np.arange(self.overfit)
         order = np.resize(order, size)  # cut short, or filled up from its beginning
-        for start in range(self.rank * share, len(order), self.batch_size):
+        for start in range(self.process.rank * share, len(order), self.batch_size):
             yield [(epoch, int(index)) for index in order[start : start + share]]
 
 

@@ -21,7 +21,7 @@ from ...models import M3SNet
 from ..config import differences, save_config, to_dict
 from ..data.cache import open_cache
 from ..data.pairs import Pair, check_pairs
-from ..data.patches import Patch, PatchBatches, PatchDataset, centre_patch
+from ..data.patches import Patch, PatchBatches, PatchDataset, Process, centre_patch
 from ..images import write_image
 from ..provenance import code_version
 from ..restoring.restorer import restore_image
@@ -80,12 +80,12 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
     pairs, val_pairs = training_pairs(config, task, say)
     say(f"checking {len(pairs) + len(val_pairs):,} images")
     check_pairs([*pairs, *val_pairs])
+    process = Process(accelerator.process_index, accelerator.num_processes)
     read = open_cache(
         training.CACHE,
         Path(training.CACHE_DIR or f"{training.SAVE_DIR}/cache"),
         [path for pair in pairs for path in (pair.input, pair.target) if path is not None],
-        accelerator.process_index,
-        accelerator.num_processes,
+        process,
     )
     dataset = PatchDataset(pairs, training.TRAIN_PS, training.SEED, task.degradation, read)
     say(f"{len(pairs):,} training images, {len(val_pairs):,} for validation")
@@ -119,8 +119,7 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
         state.epoch + 1,
         epochs,
         training.EPOCH_STEPS,
-        accelerator.process_index,
-        processes,
+        process,
         skip=state.epoch_step,
         overfit=training.OVERFIT,
     )
