@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -23,7 +22,8 @@ from typing import NamedTuple
 import torch
 
 from m3snet.benchmarks.cost import count_macs, count_parameters
-from m3snet.utils.config import ConfigError, load_config
+from m3snet.utils.cli import UserError, run_program
+from m3snet.utils.config import load_config
 from m3snet.utils.tasks import default_config
 from m3snet.utils.training.build import build_model
 
@@ -40,20 +40,17 @@ class Network(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table of the runs in a folder; exits with a message when it cannot be made."""
+    """Print the table of the runs in a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="holds the runs: checkpoints/TASK")
-    try:
-        print(table(collect(parser.parse_args(argv).folder)))
-    except (ConfigError, OSError, ValueError) as error:
-        sys.exit(f"ablation.py: {error}")
+    print(table(collect(parser.parse_args(argv).folder)))
 
 
 def collect(folder: Path) -> dict[str, Network]:
     """The runs below `folder`, by network.
 
     Raises:
-        ValueError: a network lacks a seed that another one has, or there are fewer than two.
+        UserError: a network lacks a seed that another one has, or there are fewer than two.
     """
     found: dict[str, Network] = {}
     for run in sorted(folder.glob("ablation_*_*")):
@@ -76,7 +73,7 @@ def collect(folder: Path) -> dict[str, Network]:
         if name not in found or seed not in found[name].scores
     ]
     if len(seeds) < 2 or missing:
-        raise ValueError(
+        raise UserError(
             f"{folder}: expected runs of every network with the same two or more seeds; missing: "
             f"{', '.join(missing) or 'a second seed'}. How to train them: --help"
         )
@@ -99,4 +96,4 @@ def table(networks: dict[str, Network]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

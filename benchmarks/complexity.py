@@ -1,14 +1,17 @@
 """Measure the networks of this project: `python benchmarks/complexity.py`.
 
-One option names what is measured, the others how. The table is printed line by line; `--json` keeps it.
+Parameters, MACs, latency and peak memory of every size, with and without FFM and MHAMB. The table is printed line by
+line; `--json` keeps it.
+
+    python benchmarks/complexity.py --runs 0                                        counts only
+    python benchmarks/complexity.py --sizes M3SNet-32 --image 1280x720 --json complexity.json
 """
 from __future__ import annotations
 
 import argparse
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +20,11 @@ import torch
 
 from m3snet.benchmarks.cost import Cost, count_macs, count_parameters, in_new_process, measure
 from m3snet.models import SIZES, create_model
+from m3snet.utils.cli import run_program
 from m3snet.utils.provenance import machine, provenance
 from m3snet.utils.restoring.restorer import best_device
 
 Row = dict[str, Any]
-Benchmark = Callable[[argparse.Namespace], list[Row]]
 
 
 class Published(NamedTuple):
@@ -44,11 +47,26 @@ PUBLISHED = {
 ABLATIONS = ((True, True), (False, True), (True, False), (False, False))  # FFM, MHAMB
 HD = 720, 1280
 
+_TITLES = ("Network", "Parameters", "GMACs", "at 720p", "ms", "MiB", "Published code: M, GMACs; paper: dB")
+_WIDTHS = (15, 10, 6, 7, 7, 6, 35)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure what the command line names; exits with a message when it cannot be."""
+    """Measure, print the table, and keep its rows if they are wanted."""
     args = parse(argv)
-    rows = args.benchmark(args)
+    height, width = args.image
+    name = machine(torch.device(args.device))
+    print(f"{name}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {args.device}")
+    print("GMACs: convolutions and matrix products of one image, at 256x256 and at 1280x720.")
+    if args.runs:
+        print(f"ms: one {width}x{height} image, float32, without TLC, the fastest of {args.runs} runs: what else the")
+        print("machine does only slows them. MiB: peak, with weights.")
+    print("Published code: parameters and GMACs measured on it, not printed in a paper; dB: the paper's PSNR on GoPro.")
+    print(f"\n{_line(_TITLES)}\n{'-' * (sum(_WIDTHS) + 2 * len(_WIDTHS) - 2)}")
+    rows = []
+    for row in measured(args.sizes, args.image, args.device, args.runs):
+        print(_line(_cells(row)), flush=True)
+        rows.append(row)
     if args.json:
         origin = {"machine": machine(torch.device(args.device)), **provenance(torch.device(args.device))}
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -58,23 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py",
-        description="Measure the networks of this project.",
-        epilog="examples:\n"
-        "  python benchmarks/complexity.py --runs 0                      counts only\n"
-        "  python benchmarks/complexity.py --json complexity.json\n"
-        "  python benchmarks/complexity.py --sizes M3SNet-32 --image 1280x720",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--complexity",
-        dest="benchmark",
-        action="store_const",
-        const=complexity,
-        help="parameters, MACs, latency and peak memory of every size, with and without FFM and MHAMB",
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="NAME", help=", ".join(SIZES))
     parser.add_argument("--device", default=best_device().type, help="cpu, cuda, cuda:1, mps (default: the fastest)")
     parser.add_argument("--runs", type=whole, default=3, help="the fastest of how many; 0: only count (default: 3)")
@@ -105,31 +107,7 @@ def size(text: str) -> tuple[int, int]:
     return int(found[2]), int(found[1])
 
 
-# Complexity
-
-_TITLES = ("Network", "Parameters", "GMACs", "at 720p", "ms", "MiB", "Published code: M, GMACs; paper: dB")
-_WIDTHS = (15, 10, 6, 7, 7, 6, 35)
-
-
-def complexity(args: argparse.Namespace) -> list[Row]:
-    """Print the table of every size and ablation, and return its rows."""
-    height, width = args.image
-    name = machine(torch.device(args.device))
-    print(f"{name}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {args.device}")
-    print("GMACs: convolutions and matrix products of one image, at 256x256 and at 1280x720.")
-    if args.runs:
-        print(f"ms: one {width}x{height} image, float32, without TLC, the fastest of {args.runs} runs: what else the")
-        print("machine does only slows them. MiB: peak, with weights.")
-    print("Published code: parameters and GMACs measured on it, not printed in a paper; dB: the paper's PSNR on GoPro.")
-    print(f"\n{_line(_TITLES)}\n{'-' * (sum(_WIDTHS) + 2 * len(_WIDTHS) - 2)}")
-    rows = []
-    for row in complexity_rows(args.sizes, args.image, args.device, args.runs):
-        print(_line(_cells(row)), flush=True)
-        rows.append(row)
-    return rows
-
-
-def complexity_rows(sizes: Sequence[str], image: tuple[int, int], device: str, runs: int) -> Iterator[Row]:
+def measured(sizes: Sequence[str], image: tuple[int, int], device: str, runs: int) -> Iterator[Row]:
     """One row for each size and ablation; "seconds" (the fastest run) and "peak_bytes" are None for 0 `runs`."""
     for name in sizes:
         for ffm, mhamb in ABLATIONS:
@@ -177,7 +155,4 @@ def _line(cells: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("benchmark.py: stopped")
+    run_program(main)

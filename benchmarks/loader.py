@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,13 +26,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.functional import to_tensor
 
-from m3snet.utils.config import ConfigError
+from m3snet.utils.cli import run_program
 from m3snet.utils.data.cache import KINDS, open_cache
 from m3snet.utils.data.pairs import Pair, PairError, find_pairs
 from m3snet.utils.data.patches import PatchBatches, PatchDataset
 from m3snet.utils.data.rain import RAIN
 from m3snet.utils.data.samples import photographs
-from m3snet.utils.images import ImageError, read_image, write_image
+from m3snet.utils.images import read_image, write_image
 from m3snet.utils.provenance import machine
 
 Loader = Callable[[], DataLoader[Any]]
@@ -77,11 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=10, help="a measurement takes (default: %(default)s)")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            pairs = chosen_pairs(args.data, args.pairs, args.patch) if args.data else made_up_pairs(Path(scratch))
-            loaders = all_loaders(pairs, args.patch, args.batch, Path(scratch) / "cache")
-        except (PairError, ImageError, ConfigError) as error:
-            sys.exit(f"error: {error}")
+        pairs = chosen_pairs(args.data, args.pairs, args.patch) if args.data else made_up_pairs(Path(scratch))
+        loaders = all_loaders(pairs, args.patch, args.batch, Path(scratch) / "cache")
         print(conditions())
         print(f"{len(pairs)} pairs of {args.data or 'sample photographs, 1280x720'}, ", end="")
         print(f"crops of {args.patch}x{args.patch}, batches of {args.batch}, {args.rounds} x {args.seconds:g} s each\n")
@@ -170,4 +166,4 @@ def conditions() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -18,8 +17,9 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from m3snet.utils.data.pairs import PairError, find_pairs
-from m3snet.utils.images import ImageError, read_image
+from m3snet.utils.cli import run_program
+from m3snet.utils.data.pairs import find_pairs
+from m3snet.utils.images import read_image
 from m3snet.utils.scoring.metrics import psnr, rgb_to_y, score_aligned, ssim, ssim_3d
 
 RAIN = {name: f"Rain13K/test/{name}" for name in ("Rain100L", "Rain100H", "Test100")}
@@ -161,11 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("Datasets"), help="where the sets lie (default: %(default)s)")
     root = parser.parse_args(argv).root
-    try:
-        rain = {name: read_set(root / folder) for name, folder in RAIN.items()}
-        blur = {name: read_set(root / folder) for name, folder in BLUR.items()}
-    except (PairError, ImageError) as error:
-        sys.exit(f"error: {error}")
+    rain = {name: read_set(root / folder) for name, folder in RAIN.items()}
+    blur = {name: read_set(root / folder) for name, folder in BLUR.items()}
     print("\n\n".join(tables(rain, blur)))
 
 
@@ -228,4 +225,4 @@ def _output(images: Images) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

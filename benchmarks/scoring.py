@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ import cv2
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from m3snet.utils.data.pairs import PairError, find_pairs
-from m3snet.utils.images import ImageError, read_image
+from m3snet.utils.cli import run_program
+from m3snet.utils.data.pairs import check_pairs, find_pairs
+from m3snet.utils.images import read_image
 from m3snet.utils.scoring.metrics import psnr, rgb_to_y, ssim
 
 Scores = tuple[float, float]  # PSNR, SSIM
@@ -57,12 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--rounds must be at least 1")
     if args.threads is not None:
         cv2.setNumThreads(args.threads)
-    try:
-        pairs = [(read_image(pair.input), read_image(pair.target)) for pair in find_pairs(args.folder) if pair.input]
-        lumas = [(rgb_to_y(degraded), rgb_to_y(target)) for degraded, target in pairs]
-        ours, theirs, difference = compare(lumas, args.rounds)
-    except (PairError, ImageError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    pairs = find_pairs(args.folder)
+    check_pairs(pairs)
+    images = [(read_image(pair.input), read_image(pair.target)) for pair in pairs if pair.input]
+    lumas = [(rgb_to_y(degraded), rgb_to_y(target)) for degraded, target in images]
+    ours, theirs, difference = compare(lumas, args.rounds)
     print(f"{len(lumas)} pairs of {args.folder}, {args.rounds} rounds, {cv2.getNumThreads()} thread(s), ", end="")
     print(f"{os.cpu_count()} core(s)")
     print(f"scoring.metrics    {1000 * ours:8.2f} ms a pair")
@@ -94,4 +93,4 @@ def compare(lumas: Sequence[tuple[np.ndarray, np.ndarray]], rounds: int) -> tupl
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

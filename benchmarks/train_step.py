@@ -24,14 +24,15 @@ from statistics import median, quantiles
 
 import torch
 from accelerate import Accelerator
-from loader import conditions
 from torch import nn
 from torch.nn.utils import get_total_norm
 
 from m3snet.benchmarks.cost import in_new_process, peak_bytes
+from m3snet.benchmarks.loader import conditions
 from m3snet.Deblurring.config import DEFAULTS
 from m3snet.models import SIZES, M3SNet, create_model, save_weights
 from m3snet.models.weights import to_published
+from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.data.augment import ORIENTATIONS, orient
 from m3snet.utils.data.patches import Patch
 from m3snet.utils.provenance import code_version
@@ -263,8 +264,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.sizes:
         try:
             print("\n".join(rows(name, args)), flush=True)
-        except (ValueError, torch.OutOfMemoryError) as error:
-            sys.exit(f"error: {name}: {str(error).splitlines()[0]}")
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"{name}: {str(error).splitlines()[0]} Lower --batch or --patch.") from error
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -295,7 +296,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--device {args.device}: there is none; {best_device().type} is the best here")
     missing = [name for name in PEER if importlib.util.find_spec(name) is None]
     if missing:
-        sys.exit(f"error: the published network comes from {' and '.join(missing)}: pip install -e '.[test]'")
+        raise UserError(f"the published network comes from {' and '.join(missing)}: pip install -e '.[test]'")
     return args
 
 
@@ -307,4 +308,4 @@ def positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from m3snet.models import SIZES, M3SNet, create_model
+from m3snet.utils.cli import UserError, run_program
 
 if TYPE_CHECKING:  # the wiring can be had, and is tested, without matplotlib
     from matplotlib.axes import Axes
@@ -55,7 +55,7 @@ def wiring(model: M3SNet) -> Wiring:
     Parts that only change the resolution are no nodes: an arrow between two levels stands for them.
 
     Raises:
-        ValueError: a part of the network is of no kind that can be drawn.
+        UserError: a part of the network is of no kind that can be drawn.
     """
     model = copy.deepcopy(model).float().cpu()  # the hooks stay on the copy
     side = 2 ** len(model.downs)  # the smallest image that needs no padding
@@ -136,7 +136,7 @@ def _kind(name: str, module: nn.Module) -> tuple[str, int]:
     blocks = list(module) if isinstance(module, nn.Sequential) else [module]
     kinds = {type(block).__name__ for block in blocks} or {"NAFBlock"}
     if len(kinds) > 1 or not kinds <= COLOURS.keys():
-        raise ValueError(f"{name}: {', '.join(sorted(kinds))} cannot be drawn; there are {', '.join(COLOURS)}")
+        raise UserError(f"{name}: {', '.join(sorted(kinds))} cannot be drawn; there are {', '.join(COLOURS)}")
     return kinds.pop(), len(blocks)
 
 
@@ -196,7 +196,7 @@ def draw(model: M3SNet, title: str, path: str | Path) -> None:
     """Write the drawing of `model`; the suffix of `path` chooses the format, missing folders are made.
 
     Raises:
-        ValueError: a part of the network cannot be drawn, or matplotlib cannot write this format.
+        UserError: a part of the network cannot be drawn, or matplotlib cannot write this format.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -219,7 +219,10 @@ def draw(model: M3SNet, title: str, path: str | Path) -> None:
         _draw_legend(axes, graph, model, edge - 3.9, ceiling - 0.42)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a date, the same network gives the same bytes.
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        try:
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        except ValueError as error:  # matplotlib's, which lists the formats it knows
+            raise UserError(f"{path}: {error}") from error
 
 
 def _draw_mountain(axes: Axes, summit: float) -> None:
@@ -339,12 +342,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="M3SNet-32")
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    try:
-        draw(create_model(arguments.size), arguments.size, arguments.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"draw_network.py: {error}")
+    draw(create_model(arguments.size), arguments.size, arguments.out)
     print(arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -6,7 +6,6 @@ target, each with an enlarged detail.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ import numpy as np
 
 from m3snet.Deblurring.dataset import TASK as DEBLURRING
 from m3snet.Deraining.dataset import TASK as DERAINING
-from m3snet.models import WeightsError
+from m3snet.utils.cli import run_program
 from m3snet.utils.data.samples import sample_pairs
-from m3snet.utils.images import ImageError, read_image
+from m3snet.utils.images import read_image
 from m3snet.utils.restoring.restorer import load_restorer, restore_image
 from m3snet.utils.scoring.metrics import PROTOCOLS
 from m3snet.utils.scoring.report import Row, comparison_sheet
@@ -97,13 +96,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    try:
-        names = [shown.task.degradation.name for shown in SHOWN]
-        draw({name: getattr(arguments, name) for name in names}, arguments.out)
-    except (WeightsError, ImageError, OSError) as error:
-        sys.exit(f"draw_samples.py: {error}")
+    names = [shown.task.degradation.name for shown in SHOWN]
+    draw({name: getattr(arguments, name) for name in names}, arguments.out)
     print(arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -7,7 +7,6 @@ printed as well. synthesis_blur.png shows the kinds of blur. The photographs in 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from m3snet.benchmarks.streaks import LEVELS, Streaks, measure_streaks
+from m3snet.utils.cli import run_program
 from m3snet.utils.data.blur import BLUR, BLURS, film, random_psf
 from m3snet.utils.data.pairs import PairError, find_pairs
 from m3snet.utils.data.rain import RAINS, rain_of_kind
 from m3snet.utils.data.samples import photographs
-from m3snet.utils.images import ImageError, read_image
+from m3snet.utils.images import read_image
 
 Measures = dict[str, list[Streaks]]  # kind of rain -> one for each image
 
@@ -97,7 +97,7 @@ def table(found: Measures) -> str:
 def draw_rain(found: Measures, path: Path) -> None:
     """Distributions of what was measured, and a photograph under each kind of rain."""
     figure = _figure(10.4, 9.2)
-    plots, pictures = figure.subfigures(2, 1, height_ratios=(2.75, 1))
+    plots, pictures = figure.subfigures(2, 1, squeeze=False, height_ratios=(2.75, 1)).flat
     axes = plots.subplots(2, 3)
     bins = {
         "direction, degrees from the vertical": np.arange(-62.5, 63, 5),
@@ -126,7 +126,7 @@ def draw_rain(found: Measures, path: Path) -> None:
 def draw_blur(path: Path) -> None:
     """A photograph blurred in each way, point spread functions, and how far the points of a filmed scene move."""
     figure = _figure(10.4, 6.2)
-    pictures, below = figure.subfigures(2, 1, height_ratios=(1, 1.22))
+    pictures, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.22)).flat
     margin = BLUR.margin
     name, left, top = BLUR_VIEW
     around = _view(name, left - margin, top - margin, SIDE + 2 * margin)
@@ -252,14 +252,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", metavar="N", type=int, default=5, help="measure each N-th pair (default: 5)")
     parser.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="gets the two pictures")
     args = parser.parse_args(argv)
-    try:
-        found = measure(args.pairs, args.every)
-        print(table(found))
-        draw_rain(found, args.out / "synthesis_rain.png")
-        draw_blur(args.out / "synthesis_blur.png")
-    except (PairError, ImageError, OSError) as error:
-        sys.exit(f"draw_synthesis.py: {error}")
+    found = measure(args.pairs, args.every)
+    print(table(found))
+    draw_rain(found, args.out / "synthesis_rain.png")
+    draw_blur(args.out / "synthesis_blur.png")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

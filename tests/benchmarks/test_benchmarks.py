@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
@@ -14,15 +14,16 @@ import pytest
 import torch
 from skimage import data
 
-from m3snet.benchmarks import cost as complexity
+from m3snet.benchmarks import ablation, complexity, cost, loader, protocols, scoring, train_step
 from m3snet.Deraining.config import DEFAULTS
 from m3snet.models import SIZES, create_model
+from m3snet.utils.cli import UserError
 from m3snet.utils.config import load_config, save_config
+from m3snet.utils.data.cache import KINDS
 from m3snet.utils.images import write_image
 from m3snet.utils.scoring.metrics import score_rgb, score_y
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHMARK = runpy.run_path(str(ROOT / "benchmarks/complexity.py"))
 
 # (FFM, MHAMB) -> parameters. M3SNet-32 and -64 whole are those of the published checkpoints, NAFNet-32 and -64 are what
 # is left of them without both.
@@ -81,34 +82,34 @@ def test_parameters_of_every_size_and_ablation() -> None:
         for (ffm, mhamb), expected in variants.items():
             with torch.device("meta"):
                 model = create_model(name, ffm, mhamb)
-            assert complexity.count_parameters(model) == expected, (name, ffm, mhamb)
+            assert cost.count_parameters(model) == expected, (name, ffm, mhamb)
 
 
 @pytest.mark.parametrize("variant", GMACS)
 def test_multiplications_of_the_published_networks(variant: tuple[str, bool, bool]) -> None:
     with torch.device("meta"):
         model = create_model(*variant).eval()
-    assert complexity.count_macs(model, 256, 256) / 1e9 == pytest.approx(GMACS[variant], rel=0.01)
-    published = BENCHMARK["PUBLISHED"][variant]
+    assert cost.count_macs(model, 256, 256) / 1e9 == pytest.approx(GMACS[variant], rel=0.01)
+    published = complexity.PUBLISHED[variant]
     assert published.gmacs == GMACS[variant]
     assert published.parameters == round(PARAMETERS[variant[0]][variant[1:]] / 1e6, 2)
 
 
 def test_multiplications_of_one_convolution() -> None:
     convolution = torch.nn.Conv2d(3, 8, 3, padding=1)
-    assert complexity.count_macs(convolution, 10, 20) == 3 * 8 * 9 * 10 * 20
+    assert cost.count_macs(convolution, 10, 20) == 3 * 8 * 9 * 10 * 20
 
 
 def test_the_fastest_run_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.1, 3.0, 2.0, 5.0])  # the warm-up comes first
-    monkeypatch.setattr(complexity, "_seconds", lambda model, image: next(seconds))
-    assert complexity.measure(lambda: torch.nn.Conv2d(3, 3, 1), 8, 8, "cpu", runs=3).seconds == 2.0
+    monkeypatch.setattr(cost, "_seconds", lambda model, image: next(seconds))
+    assert cost.measure(lambda: torch.nn.Conv2d(3, 3, 1), 8, 8, "cpu", runs=3).seconds == 2.0
     assert next(seconds, None) is None
 
 
 def test_the_table_of_complexity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "complexity.json"
-    BENCHMARK["main"](["--complexity", "--runs", "0", "--sizes", "M3SNet-T", "--json", str(file)])
+    complexity.main(["--runs", "0", "--sizes", "M3SNet-T", "--json", str(file)])
     printed = capsys.readouterr().out
     head, table = printed.split("\n\n")[:2]
     assert "parameters and GMACs measured on it" in head
@@ -129,25 +130,24 @@ def test_the_table_of_complexity(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_published_numbers_stand_behind_the_networks_they_are_of(capsys: pytest.CaptureFixture[str]) -> None:
-    BENCHMARK["main"](["--complexity", "--runs", "0", "--sizes", "M3SNet-32"])
+    complexity.main(["--runs", "0", "--sizes", "M3SNet-32"])
     lines = capsys.readouterr().out.splitlines()[-4:]
     assert lines[0].endswith("  M3SNet-32: 16.73, 18.65; 32.91")
     assert lines[3].endswith("  NAFNet-32: 17.11, 15.96; 32.87")
 
 
 @pytest.fixture
-def script() -> Iterator[Callable[[str, list[str]], None]]:
-    """Runs a script of benchmarks/; OpenCV has as many threads afterwards as before."""
-    threads = cv2.getNumThreads()
-    yield lambda name, words: runpy.run_path(str(ROOT / "benchmarks" / name))["main"](words)
-    cv2.setNumThreads(threads)
+def threads() -> Iterator[None]:
+    """OpenCV has as many threads afterwards as before."""
+    before = cv2.getNumThreads()
+    yield
+    cv2.setNumThreads(before)
 
 
-def test_scoring_times_both_and_finds_the_same_scores(
-    script: Callable[[str, list[str]], None], root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("threads")
+def test_scoring_times_both_and_finds_the_same_scores(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = root / "Rain13K/test/Rain100L"
-    script("scoring.py", [str(folder), "--rounds", "2", "--threads", "1"])
+    scoring.main([str(folder), "--rounds", "2", "--threads", "1"])
     printed = capsys.readouterr().out
     assert printed.startswith(f"2 pairs of {folder}, 2 rounds, 1 thread(s)")
     assert len(re.findall(r"^(?:scoring\.metrics|scikit-image) +\d+\.\d\d ms a pair$", printed, re.MULTILINE)) == 2
@@ -156,15 +156,13 @@ def test_scoring_times_both_and_finds_the_same_scores(
     assert max(map(float, found.groups())) < 1e-6
 
 
-def test_scoring_names_what_is_missing(script: Callable[[str, list[str]], None], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no such folder"):
-        script("scoring.py", [str(tmp_path / "none")])
+def test_scoring_names_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        scoring.main([str(tmp_path / "none")])
 
 
-def test_protocols_prints_its_tables(
-    script: Callable[[str, list[str]], None], root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script("protocols.py", ["--root", str(root)])
+def test_protocols_prints_its_tables(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    protocols.main(["--root", str(root)])
     tables = capsys.readouterr().out.split("\n\n")
     cells = [[line.strip("| ").split(" | ") for line in table.strip().splitlines()] for table in tables]
     assert [table[0][0] for table in cells] == [
@@ -188,9 +186,7 @@ def mean_psnr(folder: Path, score: Callable[[np.ndarray, np.ndarray], dict[str, 
     return fmean(score(*pair)["psnr"] for pair in pairs)
 
 
-def test_ablation_compares_seed_by_seed(
-    script: Callable[[str, list[str]], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ablation_compares_seed_by_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "Deraining"
 
     def run(name: str, seed: int, psnr: float) -> None:
@@ -202,11 +198,37 @@ def test_ablation_compares_seed_by_seed(
     for seed, base in ((1, 20.0), (2, 24.0)):
         for name, gain in (("full", 0.0), ("no_ffm", -0.1 * seed), ("nafnet", 0.25)):
             run(name, seed, base + gain)
-        with pytest.raises(SystemExit, match=r"missing: ablation_no_mhamb_1"):
-            script("ablation.py", [str(folder)])
+        with pytest.raises(UserError, match=r"missing: ablation_no_mhamb_1"):
+            ablation.main([str(folder)])
     run("no_mhamb", 1, 21.0)
     run("no_mhamb", 2, 24.0)
-    script("ablation.py", [str(folder)])
+    ablation.main([str(folder)])
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
     assert rows[2] == ["M3SNet", "1,099,571", "1.26 G", "20.00", "24.00", "22.00 ± 2.83", ""]
     assert [row[-1] for row in rows[3:]] == ["-0.15 ± 0.07", "+0.50 ± 0.71", "+0.25 ± 0.00"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the script's workers are forked here")
+def test_the_loader_is_measured_with_every_kind_of_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, side in enumerate((30, 40, 10)):  # the last one is smaller than a crop
+        for folder in ("input", "target"):
+            write_image(tmp_path / folder / f"{i}.png", np.zeros((side, 50, 3), np.uint8))
+    loader.main(["--data", str(tmp_path), "--patch", "16", "--batch", "2", "--rounds", "1", "--seconds", "0.01"])
+    printed = capsys.readouterr().out
+    assert f"2 pairs of {tmp_path}, crops of 16x16, batches of 2" in printed
+    line = r"^(PNG|CACHE \w+).*?(\d)(?: workers)? +([\d,]+) +[\d,]+ +[\d,]+ +[\d,.]+ +[\d.]+$"
+    rows = re.findall(line, printed, re.MULTILINE)
+    assert [row[:2] for row in rows] == [("PNG", "2"), *((f"CACHE {kind}", n) for kind in KINDS for n in ("0", "2"))]
+    assert all(int(row[2].replace(",", "")) > 0 for row in rows)
+    with pytest.raises(UserError, match="no image has 60 x 60 pixels"):
+        loader.main(["--data", str(tmp_path), "--patch", "60"])
+
+
+@pytest.mark.slow
+def test_a_training_step_is_measured_beside_the_published_network(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--sizes", "M3SNet-T", "--batch", "1", "--patch", "32", "--steps", "1"]
+    train_step.main([*small, "--device", "cpu", "--threads", "1"])
+    printed = capsys.readouterr().out
+    for side in train_step.SIDES:
+        assert re.search(rf"{side}, fp32 +\d+\.\d\d +\d+\.\d{{3}} +\d+$", printed, re.MULTILINE), printed
+    assert re.search(r"^ +ratio \(quartiles .*\) +\d+\.\d\d +\d+\.\d\d$", printed, re.MULTILINE), printed

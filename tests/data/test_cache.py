@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
-import runpy
 import shutil
 import sys
 import time
@@ -21,8 +19,6 @@ from m3snet.utils.data import cache
 from m3snet.utils.data.cache import KINDS, Reader, open_cache
 from m3snet.utils.data.patches import Process
 from m3snet.utils.images import ImageError, read_image, write_image
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -195,20 +191,3 @@ def test_what_is_written_into_an_array_stays_there(paths: list[Path], tmp_path: 
     open_cache("disk", tmp_path / "cache", paths)(paths[0])[:] = 0
     cache._map.cache_clear()
     assert_reads(open_cache("disk", tmp_path / "cache", paths), paths)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the script's workers are forked here")
-def test_the_benchmark_measures_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for i, side in enumerate((30, 40, 10)):  # the last one is smaller than a crop
-        for folder in ("input", "target"):
-            write_image(tmp_path / folder / f"{i}.png", np.zeros((side, 50, 3), np.uint8))
-    main = runpy.run_path(str(ROOT / "benchmarks/loader.py"))["main"]
-    main(["--data", str(tmp_path), "--patch", "16", "--batch", "2", "--rounds", "1", "--seconds", "0.01"])
-    printed = capsys.readouterr().out
-    assert f"2 pairs of {tmp_path}, crops of 16x16, batches of 2" in printed
-    line = r"^(PNG|CACHE \w+).*?(\d)(?: workers)? +([\d,]+) +[\d,]+ +[\d,]+ +[\d,.]+ +[\d.]+$"
-    rows = re.findall(line, printed, re.MULTILINE)
-    assert [row[:2] for row in rows] == [("PNG", "2"), *((f"CACHE {kind}", n) for kind in KINDS for n in ("0", "2"))]
-    assert all(int(row[2].replace(",", "")) > 0 for row in rows)
-    with pytest.raises(SystemExit, match="no image has 60 x 60 pixels"):
-        main(["--data", str(tmp_path), "--patch", "60"])

@@ -1,4 +1,6 @@
 """Synthetic rain and blur: reproducible, physically sensible, and as strong as the benchmarks' own."""
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -191,9 +193,8 @@ def test_every_kind_of_rain_is_drawn(kind, photo):
         def __getattr__(self, name):
             return getattr(self.drawn, name)
 
-    np.testing.assert_array_equal(
-        add_rain(photo, Chosen(1 + list(RAINS).index(kind))), rain_of_kind(kind, photo, rng(5))
-    )
+    chosen: Any = Chosen(1 + list(RAINS).index(kind))
+    np.testing.assert_array_equal(add_rain(photo, chosen), rain_of_kind(kind, photo, rng(5)))
     assert seen == [1 + len(RAINS)]
 
 
@@ -264,7 +265,7 @@ def test_an_even_scene_stays_even(kind):
 def test_a_filmed_image_is_the_average_of_its_frames():
     ramp = np.indices((60, 80), np.float32)[::-1].transpose(1, 2, 0)  # every pixel holds its own x and y
     averaged = BLURS["filmed"].expose(ramp, 6.0, rng(2))
-    seen = np.mean(list(film(*ramp.shape[:2], 6.0, rng(2))), axis=0)
+    seen = np.mean(list(film(60, 80, 6.0, rng(2))), axis=0)
     inside = slice(8, -8)  # where no frame looks beyond the border
     np.testing.assert_allclose(averaged[inside, inside], seen.transpose(1, 2, 0)[inside, inside], atol=0.05)
 

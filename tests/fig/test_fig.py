@@ -1,10 +1,7 @@
 """The figures: what is drawn is what the network does, and the restored samples are those of the given weights."""
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,12 +9,15 @@ import pytest
 import torch
 from torch import nn
 
+from m3snet.fig import draw_network, draw_samples, draw_synthesis
 from m3snet.models import M3SNet, save_weights
+from m3snet.models.weights import WeightsError
+from m3snet.utils.cli import UserError
+from m3snet.utils.data.pairs import PairError
+from m3snet.utils.data.rain import RAINS, rain_of_kind
 from m3snet.utils.data.samples import photographs
 from m3snet.utils.images import read_image, write_image
 from m3snet.utils.tasks import Degradation
-
-FIG = Path(__file__).parents[2] / "fig"
 
 INTRO = [("input", "intro"), ("intro", "encoders.0")]
 CLIMB = [("encoders.0", "encoders.1"), ("encoders.1", "encoders.2"), ("encoders.2", "encoders.3")]
@@ -32,99 +32,85 @@ FUSED_SKIPS = {(source, f"decoders.{3 - level}") for level, source in enumerate(
 PLAIN_SKIPS = {(f"encoders.{level}", f"decoders.{3 - level}") for level in range(4)}
 
 
-def load(name: str) -> ModuleType:
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, FIG / f"{name}.py")
-    assert spec and spec.loader
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def network() -> ModuleType:
-    return load("draw_network")
-
-
 def tiny(**changes: Any) -> M3SNet:
     return M3SNet(**{"width": 8, "enc_blk_nums": (1, 1, 1, 2), **changes})
 
 
-def test_the_wiring_is_the_papers(network: ModuleType) -> None:
-    found = network.wiring(tiny()).edges
+def test_the_wiring_is_the_papers() -> None:
+    found = draw_network.wiring(tiny()).edges
     assert len(found) == len(set(found))
     assert set(found) == U_NET | ROW_1 | ROW_2 | FUSED_SKIPS
 
 
-def test_without_ffm_the_skips_are_plain(network: ModuleType) -> None:
-    assert set(network.wiring(tiny(ffm=False)).edges) == U_NET | PLAIN_SKIPS
+def test_without_ffm_the_skips_are_plain() -> None:
+    assert set(draw_network.wiring(tiny(ffm=False)).edges) == U_NET | PLAIN_SKIPS
 
 
-def test_nodes_tell_kind_channels_level_and_blocks(network: ModuleType) -> None:
-    nodes = network.wiring(tiny()).nodes
+def test_nodes_tell_kind_channels_level_and_blocks() -> None:
+    nodes = draw_network.wiring(tiny()).nodes
     assert len(nodes) == 18
-    assert nodes["encoders.3"] == network.Node("NAFBlock", 64, 3, 2)
-    assert nodes["middle_blks"] == network.Node("MHAMB", 128, 4)
-    assert nodes["ffms.4"] == network.Node("FFM", 16, 1)
-    assert nodes["decoders.0"] == network.Node("NAFBlock", 64, 3)
-    assert nodes["ending"] == network.Node("Conv2d", 3, 0)
-    plain = network.wiring(tiny(mhamb=False, middle_blk_num=3)).nodes
-    assert plain["middle_blks"] == network.Node("NAFBlock", 128, 4, 3)
+    assert nodes["encoders.3"] == draw_network.Node("NAFBlock", 64, 3, 2)
+    assert nodes["middle_blks"] == draw_network.Node("MHAMB", 128, 4)
+    assert nodes["ffms.4"] == draw_network.Node("FFM", 16, 1)
+    assert nodes["decoders.0"] == draw_network.Node("NAFBlock", 64, 3)
+    assert nodes["ending"] == draw_network.Node("Conv2d", 3, 0)
+    plain = draw_network.wiring(tiny(mhamb=False, middle_blk_num=3)).nodes
+    assert plain["middle_blks"] == draw_network.Node("NAFBlock", 128, 4, 3)
 
 
-def test_another_forward_is_another_wiring(network: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_forward_is_another_wiring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(M3SNet, "_fuse", lambda self, skips: skips)  # the FFMs are there, but nothing runs them
-    assert set(network.wiring(tiny()).edges) == U_NET | PLAIN_SKIPS
+    assert set(draw_network.wiring(tiny()).edges) == U_NET | PLAIN_SKIPS
 
 
-def test_other_depths_are_other_mountains(network: ModuleType) -> None:
-    graph = network.wiring(tiny(enc_blk_nums=(1, 0, 2), dec_blk_nums=(1, 1, 1)))
+def test_other_depths_are_other_mountains() -> None:
+    graph = draw_network.wiring(tiny(enc_blk_nums=(1, 0, 2), dec_blk_nums=(1, 1, 1)))
     assert graph.nodes["middle_blks"].level == 3 and graph.nodes["encoders.1"].blocks == 0
     assert ("encoders.1", "encoders.2") in graph.edges and ("ffms.2", "decoders.2") in graph.edges
 
 
-def test_blocks_are_named_as_in_the_paper(network: ModuleType) -> None:
-    names = network.symbols(network.wiring(tiny()))
+def test_blocks_are_named_as_in_the_paper() -> None:
+    names = draw_network.symbols(draw_network.wiring(tiny()))
     assert [names[f"ffms.{index}"] for index in range(5)] == ["f_0", "f_1", "f_2", "g_0", "g_1"]
     assert [names[f"encoders.{index}"] for index in range(4)] == ["e_0", "e_1", "e_2", "e_3"]
     assert [names[f"decoders.{index}"] for index in range(4)] == ["d_3", "d_2", "d_1", "d_0"]
     assert "middle_blks" not in names
 
 
-def test_boxes_keep_apart_and_rise_with_the_level(network: ModuleType) -> None:
-    graph = network.wiring(tiny())
-    places = network.layout(graph)
+def test_boxes_keep_apart_and_rise_with_the_level() -> None:
+    graph = draw_network.wiring(tiny())
+    places = draw_network.layout(graph)
     assert max(places, key=lambda name: places[name][1]) == "middle_blks"
     for name, (x, y) in places.items():
         for other, (x_other, y_other) in places.items():
-            assert name == other or abs(x - x_other) > network.BOX or abs(y - y_other) > network.HEIGHT, (name, other)
+            apart = abs(x - x_other) > draw_network.BOX or abs(y - y_other) > draw_network.HEIGHT
+            assert apart or name == other, (name, other)
     for source, target in graph.edges:  # nothing flows back
         assert places[source][0] < places[target][0], (source, target)
 
 
-def test_what_cannot_be_drawn_is_named(network: ModuleType) -> None:
+def test_what_cannot_be_drawn_is_named() -> None:
     model = tiny()
     model.middle_blks = nn.Sequential(nn.Identity())
     with pytest.raises(ValueError, match=r"middle_blks: Identity cannot be drawn"):
-        network.wiring(model)
+        draw_network.wiring(model)
 
 
-def test_the_drawing_holds_its_boxes_and_arrows(network: ModuleType, tmp_path: Path) -> None:
+def test_the_drawing_holds_its_boxes_and_arrows(tmp_path: Path) -> None:
     texts = {}
     for name, model in {"full": tiny(), "plain": tiny(ffm=False)}.items():
-        network.draw(model, name, tmp_path / "made" / f"{name}.svg")
+        draw_network.draw(model, name, tmp_path / "made" / f"{name}.svg")
         texts[name] = (tmp_path / "made" / f"{name}.svg").read_text(encoding="utf-8")
-    fill, _ = network.COLOURS["FFM"]
+    fill, _ = draw_network.COLOURS["FFM"]
     assert texts["full"].count(fill) == 5 + 1  # and one in the legend
     assert texts["plain"].count(fill) == 0
-    network.draw(tiny(), "full", tmp_path / "again.svg")
+    draw_network.draw(tiny(), "full", tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text(encoding="utf-8") == texts["full"]
 
 
-def test_an_unknown_format_is_an_error(network: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"draw_network\.py: .*xyz"):
-        network.main(["--size", "M3SNet-T", "-o", str(tmp_path / "network.xyz")])
+def test_an_unknown_format_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"network\.xyz: Format 'xyz' is not supported"):
+        draw_network.main(["--size", "M3SNet-T", "-o", str(tmp_path / "draw_network.xyz")])
 
 
 @pytest.fixture
@@ -147,32 +133,31 @@ def small_pairs(degradation: Degradation, folder: Path) -> Path:
 
 
 def test_the_views_lie_inside_the_photographs() -> None:
-    samples = load("draw_samples")
-    for shown in samples.SHOWN:
+    for shown in draw_samples.SHOWN:
         image = read_image(photographs("test")[shown.photograph])
         assert image.shape[1] <= 512  # sample_pairs shrinks larger ones
-        panel = samples.with_detail(image, shown)
+        panel = draw_samples.with_detail(image, shown)
         assert panel.shape[:2] == (shown.view[3], shown.view[2])
-        assert max(shown.detail) + samples.DETAIL < min(panel.shape[:2])
+        assert max(shown.detail) + draw_samples.DETAIL < min(panel.shape[:2])
 
 
 def test_samples_are_restored_with_the_given_weights(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = load("draw_samples")
     sheets = []
-    monkeypatch.setattr(samples, "comparison_sheet", lambda rows, path: sheets.append(rows))
-    monkeypatch.setattr(samples, "sample_pairs", small_pairs)
-    monkeypatch.setattr(samples, "SHOWN", tuple(s._replace(view=(3, 2, 70, 60), detail=(1, 1)) for s in samples.SHOWN))
-    monkeypatch.setattr(samples, "DETAIL", 20)
-    samples.main(["--rain", weights, "--blur", weights, "-o", str(tmp_path / "samples.png")])
+    monkeypatch.setattr(draw_samples, "comparison_sheet", lambda rows, path: sheets.append(rows))
+    monkeypatch.setattr(draw_samples, "sample_pairs", small_pairs)
+    small = tuple(shown._replace(view=(3, 2, 70, 60), detail=(1, 1)) for shown in draw_samples.SHOWN)
+    monkeypatch.setattr(draw_samples, "SHOWN", small)
+    monkeypatch.setattr(draw_samples, "DETAIL", 20)
+    draw_samples.main(["--rain", weights, "--blur", weights, "-o", str(tmp_path / "samples.png")])
     (rows,) = sheets
     assert [name.partition(":")[0] for name, _, _ in rows] == ["Deraining", "Deblurring"]
-    for (_, images, caption), shown in zip(rows, samples.SHOWN, strict=True):
+    for (_, images, caption), shown in zip(rows, draw_samples.SHOWN, strict=True):
         assert list(images) == ["input", "restored", "target"] and "PSNR" in caption
         folder = small_pairs(shown.task.degradation, tmp_path / "expected" / shown.task.degradation.name)
         for side in ("input", "target"):
-            expected = samples.with_detail(read_image(folder / side / f"{shown.photograph}.png"), shown)
+            expected = draw_samples.with_detail(read_image(folder / side / f"{shown.photograph}.png"), shown)
             np.testing.assert_array_equal(images[side], expected)
         # 0.1 is 25.5 levels, which round to 25 or 26, or to less where 255 is reached
         added = images["restored"].astype(int) - images["input"]
@@ -180,34 +165,32 @@ def test_samples_are_restored_with_the_given_weights(
 
 
 def test_the_detail_is_the_framed_square_enlarged() -> None:
-    samples = load("draw_samples")
     image = np.random.default_rng(0).integers(0, 255, (300, 420, 3), dtype=np.uint8)
-    shown = samples.SHOWN[0]._replace(view=(10, 5, 400, 290), detail=(30, 40))
-    panel = samples.with_detail(image, shown)
-    frame, zoom, side = samples.FRAME, samples.ZOOM, samples.DETAIL
+    shown = draw_samples.SHOWN[0]._replace(view=(10, 5, 400, 290), detail=(30, 40))
+    panel = draw_samples.with_detail(image, shown)
+    frame, zoom, side = draw_samples.FRAME, draw_samples.ZOOM, draw_samples.DETAIL
     assert panel.shape == (290, 400, 3)
     inset = panel[-side * zoom - frame : -frame : zoom, -side * zoom - frame : -frame : zoom]
     np.testing.assert_array_equal(inset, image[45 : 45 + side, 40 : 40 + side])
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"draw_samples\.py: .*nothing\.pth"):
-        load("draw_samples").main(["--rain", str(tmp_path / "nothing.pth"), "-o", str(tmp_path / "samples.png")])
+    with pytest.raises(WeightsError, match=r"nothing\.pth"):
+        draw_samples.main(["--rain", str(tmp_path / "nothing.pth"), "-o", str(tmp_path / "samples.png")])
 
 
 def test_rain_is_measured_on_the_pairs_clean_images(tmp_path: Path) -> None:
-    synthesis = load("draw_synthesis")
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c"):
         clean = np.full((70, 90, 3), 60, np.uint8)
         rainy = clean + np.uint8(40) * (rng.random((70, 90, 1)) < 0.25)
         write_image(tmp_path / "target" / f"{name}.png", clean)
         write_image(tmp_path / "input" / f"{name}.png", rainy)
-    found = synthesis.measure(tmp_path, 2)  # a and c
-    assert set(found) == {"brighter", *synthesis.RAINS} and {len(measures) for measures in found.values()} == {2}
+    found = draw_synthesis.measure(tmp_path, 2)  # a and c
+    assert set(found) == {"brighter", *RAINS} and {len(measures) for measures in found.values()} == {2}
     assert [round(streaks.brightness) for streaks in found["brighter"]] == [40, 40]
     assert len({streaks.coverage for measures in found.values() for streaks in measures}) == 10  # none is drawn twice
-    head, line, *rows = synthesis.table(found).splitlines()
+    head, line, *rows = draw_synthesis.table(found).splitlines()
     assert head.startswith("| 5 %, 50 %, 95 % | Rain800 pairs, brighter (2) | edited rain (2) | retouched rain (2) |")
     assert {row.count("|") for row in (head, line, *rows)} == {2 + len(found)}
     (covered,) = (row for row in rows if "added where covered" in row)
@@ -217,31 +200,29 @@ def test_rain_is_measured_on_the_pairs_clean_images(tmp_path: Path) -> None:
 
 
 def test_pairs_that_became_darker_are_taken_by_themselves(tmp_path: Path) -> None:
-    synthesis = load("draw_synthesis")
     clean = np.full((70, 90, 3), 60, np.uint8)
     dots = np.random.default_rng(0).random((70, 90, 1)) < 0.25
     for name, rainy in (("a", clean + np.uint8(40) * dots), ("b", clean - np.uint8(20) + np.uint8(40) * dots)):
         write_image(tmp_path / "target" / f"{name}.png", clean)
         write_image(tmp_path / "input" / f"{name}.png", rainy)
-    found = synthesis.measure(tmp_path, 1)
-    assert set(found) == {"brighter", "darker", *synthesis.RAINS}
+    found = draw_synthesis.measure(tmp_path, 1)
+    assert set(found) == {"brighter", "darker", *RAINS}
     assert [round(found[kind][0].dark_to_bright[1]) for kind in ("brighter", "darker")] == [10, -10]
 
 
 def test_both_pictures_of_the_synthesis_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synthesis = load("draw_synthesis")
     photograph = read_image(photographs("test")["coffee"])
     write_image(tmp_path / "target" / "a.png", photograph)
-    write_image(tmp_path / "input" / "a.png", synthesis.rain_of_kind("edited", photograph, np.random.default_rng(0)))
-    synthesis.main(["--pairs", str(tmp_path), "-o", str(tmp_path / "made")])
+    write_image(tmp_path / "input" / "a.png", rain_of_kind("edited", photograph, np.random.default_rng(0)))
+    draw_synthesis.main(["--pairs", str(tmp_path), "-o", str(tmp_path / "made")])
     for name in ("rain", "blur"):
-        assert read_image(tmp_path / "made" / f"synthesis_{name}.png").shape[1] == 10.4 * synthesis.DPI
-    for name, left, top in (synthesis.RAIN_VIEW, synthesis.BLUR_VIEW):
-        assert synthesis._view(name, left, top).shape == (synthesis.SIDE, synthesis.SIDE, 3)
+        assert read_image(tmp_path / "made" / f"synthesis_{name}.png").shape[1] == 10.4 * draw_synthesis.DPI
+    for name, left, top in (draw_synthesis.RAIN_VIEW, draw_synthesis.BLUR_VIEW):
+        assert draw_synthesis._view(name, left, top).shape == (draw_synthesis.SIDE, draw_synthesis.SIDE, 3)
 
 
 def test_pairs_that_cannot_be_measured_are_named(tmp_path: Path) -> None:
     for side in ("input", "target"):
         write_image(tmp_path / side / "small.png", np.zeros((40, 90, 3), np.uint8))
-    with pytest.raises(SystemExit, match=r"draw_synthesis\.py: .*small\.png: Rain800 pairs, brighter: expected two"):
-        load("draw_synthesis").main(["--pairs", str(tmp_path), "-o", str(tmp_path)])
+    with pytest.raises(PairError, match=r"small\.png: Rain800 pairs, brighter: expected two"):
+        draw_synthesis.main(["--pairs", str(tmp_path), "-o", str(tmp_path)])

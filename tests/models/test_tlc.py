@@ -116,11 +116,12 @@ class Squeeze(nn.Module):
 
 def test_any_model_that_pools_globally() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), Squeeze(nn.AdaptiveAvgPool2d(1)))  # in training mode
+    squeeze = Squeeze(nn.AdaptiveAvgPool2d(1))
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), squeeze)  # in training mode
     local = local_pooling(model, patch_size=8)
     image = torch.rand(1, 2, 17, 30)
     features = model[0](image)
-    expected = features * model[1].weigh.eval()(slow_mean(features, (12, 12)))
+    expected = features * squeeze.weigh.eval()(slow_mean(features, (12, 12)))
     assert torch.allclose(local.eval()(image), expected, atol=1e-6)
 
 

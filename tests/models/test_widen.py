@@ -16,7 +16,7 @@ def trained(**keys: Any) -> M3SNet:
     rng = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=rng)
+            parameter.add_(torch.randn(parameter.shape, generator=rng), alpha=0.1)
     return model.eval()
 
 

@@ -18,7 +18,8 @@ from m3snet.utils.scoring.gallery import Picture, write_gallery
 def picture(name: str, psnr: float, before: float = 20.0, size: tuple[int, int] = (30, 40)) -> Picture:
     images = [np.full((*size, 3), level, np.uint8) for level in (50, 100, 150)]
     images[1][..., 0] = 200  # red, so that swapped colours show
-    return Picture("Set", name, *images, {"psnr": psnr, "ssim": 0.9, "input_psnr": before, "input_ssim": 0.5})
+    scores = {"psnr": psnr, "ssim": 0.9, "input_psnr": before, "input_ssim": 0.5}
+    return Picture("Set", name, images[0], images[1], images[2], scores)
 
 
 def entries(page: str) -> list[dict[str, Any]]:

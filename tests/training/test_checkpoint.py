@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, the newest whole one is found, and clear words about what is no checkpoint."""
 import os
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,12 @@ from m3snet.utils.training.checkpoint import (
     tidy,
 )
 
-STATE = {"epoch": 3, "state_dict": {"weight": torch.arange(500.0)}, "optimizer": {"lr": (0.1, 2)}, "best": 30.5}
+STATE: dict[str, Any] = {
+    "epoch": 3,
+    "state_dict": {"weight": torch.arange(500.0)},
+    "optimizer": {"lr": (0.1, 2)},
+    "best": 30.5,
+}
 LATEST = "model_latest.pth"
 
 
@@ -215,7 +221,7 @@ def test_weights_alone_cannot_be_resumed(tmp_path, content):
 
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path):
-    said = []
+    said: list[str] = []
     assert newest_checkpoint(tmp_path, said.append) is None
     for epoch in (8, 9, 10, 11, 12):
         save(tmp_path, epoch, [f"model_epoch_{epoch}.pth"] if epoch < 11 else [])

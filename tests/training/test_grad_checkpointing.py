@@ -24,7 +24,7 @@ def step(model: M3SNet, side: int = 40) -> tuple[torch.Tensor, dict[str, torch.T
     degraded, target = images(side)
     loss = PSNRLoss()(model(degraded), target)
     loss.backward()
-    return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}  # type: ignore[misc]
+    return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 def both(model: M3SNet) -> tuple[M3SNet, M3SNet]:

@@ -137,7 +137,7 @@ def test_ctrl_c_of_the_program(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_as_if_never_killed(kills: int, folder: Path, tmp_path: Path) -> None:
     random_ = random.Random(kills)
-    keys = {
+    keys: dict[str, Any] = {
         "MODEL__NAME": "M3SNet-T",
         "OPTIM__BATCH_SIZE": 2,
         "OPTIM__NUM_EPOCHS": 2 + kills,
