@@ -14,6 +14,7 @@ import torch
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .cli import UserError
+from .files import write_atomically
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
@@ -70,11 +71,13 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write an H x W x 3 uint8 RGB image; the suffix of `path` chooses the format, missing folders are made.
+    """Write an H x W x 3 uint8 RGB image, whole or not at all (utils.files); missing folders are made.
+
+    The suffix of `path` chooses the format.
 
     Raises:
         ImageError: the array is of another shape or type, or the suffix is unknown to OpenCV.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -85,8 +88,8 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         raise ImageError(f"{path}: images cannot be written as '{path.suffix}'; use .png") from error
     if not ok:
         raise ImageError(f"{path}: could not be encoded as '{path.suffix}'")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.tofile(path)
+    with write_atomically(path) as file:
+        file.write(data.tobytes())
 
 
 # In JPEG's compressed data FF 00 is a value, FF D0 to FF D7 are restarts, further FF are padding: all else is a marker.

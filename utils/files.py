@@ -1,0 +1,90 @@
+"""Files that programs write: whole or not at all, and never over what a person did not offer."""
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from .cli import UserError
+
+TEMPORARY = ".m3snet-*.tmp"  # what a killed process may leave in a folder
+
+
+class OutputError(UserError):
+    """A file that a program must not write, or cannot; the message names it and says what to do."""
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write bytes into; it gets the name `path` when the block has ended without an error.
+
+    Until then, and for ever if the block fails or the process is killed, `path` is what it was. Missing folders are
+    made. A symbolic link stays one: the file it leads to is replaced.
+
+    Raises:
+        OSError: the folder or the file cannot be written, or the disk is full.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path.parent)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # or a power failure could leave an empty file under the final name
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(folder: Path) -> Path:
+    """A new name for a file that is being written, in the folder where it will get its final name."""
+    return folder / TEMPORARY.replace("*", uuid.uuid4().hex)
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], overwrite: bool = False) -> None:
+    """Whether a program may write `outputs`, and can; call it before the work whose results they are.
+
+    An input is never overwritten, by whatever name or link it goes; another file only with `overwrite`.
+
+    Raises:
+        OutputError: an output is an input, exists, is a folder, is named twice, or lies where nothing can be written.
+    """
+    taken = {_identity(path): path for path in inputs if path.exists()}
+    seen: set[str] = set()
+    folders: dict[Path, Path] = {}
+    for output in outputs:
+        name = os.path.normcase(os.path.realpath(output))
+        if name in seen:
+            raise OutputError(f"{output} would be written twice: choose another name for one of the two")
+        seen.add(name)
+        if output.is_dir():
+            raise OutputError(f"{output} is a folder: name a file in it")
+        if output.exists():
+            if (source := taken.get(_identity(output))) is not None:
+                same = "" if source == output else f" (the same file as {source})"
+                raise OutputError(f"{output}{same} is an input, and would be overwritten: choose another output")
+            if not overwrite:
+                raise OutputError(f"{output} exists: choose another output, or add --overwrite")
+        folders.setdefault(Path(name).parent, output)
+    for folder, output in folders.items():
+        _check_folder(folder, output)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What all names of one file have in common."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _check_folder(folder: Path, output: Path) -> None:
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        probe = temporary_name(existing)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {existing}: {error.strerror}") from error
