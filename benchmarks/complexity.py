@@ -3,7 +3,7 @@
 Parameters, MACs, latency and peak memory of every size, with and without FFM and MHAMB. The table is printed line by
 line; `--json` keeps it.
 
-    python benchmarks/complexity.py --runs 0                                        counts only
+    python benchmarks/complexity.py --runs 0  # counts only
     python benchmarks/complexity.py --sizes M3SNet-32 --image 1280x720 --json complexity.json
 """
 from __future__ import annotations

@@ -25,7 +25,7 @@ from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.provenance import code_version, sha256
 
 ROOT = Path(__file__).resolve().parents[1]
-TASKS = {task.name: task for task in (m3snet.Deblurring.dataset.TASK, m3snet.Deraining.dataset.TASK)}
+TASKS = {task.name: task for task in (m3snet.Deraining.dataset.TASK, m3snet.Deblurring.dataset.TASK)}
 TERMS = "code MIT; these weights for research only, until the terms of every training image allow more"
 MARKS = ("<!-- scores -->", "<!-- /scores -->")
 
@@ -131,7 +131,7 @@ def with_table(page: str, table: str) -> str:
 
 
 def full_table(index: dict[str, Entry]) -> str:
-    """Every score of all released weights, as a Markdown table."""
+    """All scores of all released weights, as a Markdown table."""
     lines = [
         "| weights | set | images | protocol | PSNR input | restored | gain | worse | SSIM input | restored |",
         "|---|---|--:|---|--:|--:|--:|--:|--:|--:|",
@@ -147,12 +147,11 @@ def full_table(index: dict[str, Entry]) -> str:
 
 def short_table(index: dict[str, Entry]) -> str:
     """The PSNR of the weights that the programs use by default, as a Markdown table."""
-    defaults = {task.weights for task in TASKS.values()}
     lines = ["| weights | set | images | input | restored |", "|---|---|--:|--:|--:|"]
     lines += [
         f"| `{name}` | {dataset} | {s['images']} | {s['input_psnr']:.2f} | {s['psnr']:.2f} |"
-        for name, dataset, s in _rows(index)
-        if name in defaults
+        for task in TASKS.values()
+        for name, dataset, s in _rows({task.weights: index[task.weights]})
     ]
     return "\n".join(lines) + "\n"
 

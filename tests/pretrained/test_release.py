@@ -1,28 +1,17 @@
 """Released weights: what models.yml and the pages say of them is what there is."""
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from m3snet.models import load_model, save_weights
 from m3snet.models.weights import PRETRAINED, released
+from m3snet.pretrained import release
 
 ROOT = PRETRAINED.parent
-
-
-@pytest.fixture
-def release() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release", PRETRAINED / "release.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", released())
@@ -37,16 +26,14 @@ def test_every_entry_is_true(name: str) -> None:
     assert "samples" in entry["scores"]
 
 
-def test_the_pages_show_the_scores_that_were_measured(release: ModuleType) -> None:
+def test_the_pages_show_the_scores_that_were_measured() -> None:
     for page, table in release.PAGES.items():
         text = page.read_text(encoding="utf-8")
         assert table(released()) in text
         assert release.with_table(text, table(released())) == text
 
 
-def test_a_release_from_checkpoint_to_page(
-    release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_from_checkpoint_to_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "PRETRAINED", tmp_path)
     monkeypatch.setattr("m3snet.models.weights.PRETRAINED", tmp_path)
     page = tmp_path / "page.md"
@@ -90,7 +77,7 @@ def test_a_release_from_checkpoint_to_page(
         release.main(["mine", str(tmp_path / "checkpoint.safetensors"), *recipe])
 
 
-def test_the_short_table_holds_the_default_weights_only(release: ModuleType) -> None:
+def test_the_short_table_holds_the_default_weights_only() -> None:
     rows = release.short_table(released()).splitlines()[2:]
     assert {row.split(" | ")[0] for row in rows} == {"| `derain`", "| `deblur`"}
     entry = released()["derain"]["scores"]["Rain100L"]

@@ -18,7 +18,7 @@ def in_tiles(
 
     An image of no more pixels than one tile (`tile` squared) goes through whole. Where tiles overlap, their results are
     averaged with weights that fall linearly towards a tile's border. A network that sees farther than the overlap gives
-    another result than on the whole image; how far it is from that: docs/evaluation.md.
+    another result than on the whole image; how far it is from that: docs/restoring.md.
 
     Raises:
         ValueError: `tile` is less than twice the overlap.
