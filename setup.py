@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = [
@@ -18,6 +19,18 @@ FOLDERS = (
     "Deraining",
     "tools",
 )
+NOT_INSTALLED = ("setup", "hubconf")  # of the modules beside this one
+FIG = ["matplotlib>=3.8"]
+
+
+class Build(build_py):
+    """Leaves out what only a checkout can use."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """(package, module, file) of each module of a package."""
+        found = super().find_package_modules(package, package_dir)
+        return [entry for entry in found if package != "m3snet" or entry[1] not in NOT_INSTALLED]
+
 
 setup(
     name="m3snet",
@@ -27,6 +40,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
+    cmdclass={"build_py": Build},
     package_dir={"m3snet": "."},
     packages=["m3snet", *(f"m3snet.{folder}" for folder in FOLDERS)],
     package_data={
@@ -42,8 +56,16 @@ setup(
     entry_points={"console_scripts": ["m3snet-restore=m3snet.restore:main"]},
     install_requires=REQUIREMENTS,
     extras_require={
-        # spandrel and spandrel_extra_arches judge, as black boxes, that files written here are M3SNet files.
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "spandrel>=0.4", "spandrel_extra_arches>=0.2"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            # They judge, as black boxes, that files written here are M3SNet files.
+            "spandrel>=0.4",
+            "spandrel_extra_arches>=0.2",
+            # builds the wheel that is tested, without a network
+            "setuptools>=70.1",
+            *FIG,
+        ],
         "dev": ["ruff>=0.6", "mypy>=1.11"],
         # TRAINING.WANDB
         "wandb": ["wandb>=0.17"],
@@ -51,5 +73,7 @@ setup(
         "download": ["gdown>=5"],
         # TEST.PERCEPTUAL: LPIPS, DISTS, NIQE; pyiqa's licence is non-commercial, and it downloads its networks.
         "perceptual": ["pyiqa>=0.1.13"],
+        # fig/*.py
+        "fig": FIG,
     },
 )
