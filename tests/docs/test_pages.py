@@ -137,11 +137,13 @@ def test_commands_are_understood(file: Path, understood: None, monkeypatch: pyte
             load_task_config(DEFAULTS[program.parent.name], found.config, found.opts)  # an unknown key is an error
 
 
-def test_extras_exist() -> None:
+def test_extras_exist_and_are_explained() -> None:
     known = set(re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(encoding="utf-8"), re.MULTILINE))
     for page in PAGES:
         for extras in re.findall(r"-e '\.\[([a-z,]+)\]", page.read_text(encoding="utf-8")):
             assert set(extras.split(",")) <= known, page
+    table = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == known
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("git", "tar", "split", "sha256sum"))), reason="needs git, tar, split")
