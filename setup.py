@@ -53,7 +53,7 @@ setup(
             "utils/scoring/*.html",
         ],
     },
-    entry_points={"console_scripts": ["m3snet-restore=m3snet.restore:main"]},
+    entry_points={"console_scripts": ["m3snet-restore=m3snet.restore:run"]},
     install_requires=REQUIREMENTS,
     extras_require={
         "test": [

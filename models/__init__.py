@@ -1,7 +1,7 @@
 """The network: M3SNet and its parts. Nothing in here knows of training."""
 from .blocks import SCA, LayerNorm2d, NAFBlock, SimpleGate
 from .m3snet import FFM, MHAMB, SIZES, M3SNet, create_model, size_name
-from .tlc import local_pooling
+from .tlc import apply_tlc, tlc_window
 from .weights import WeightsError, load_model, save_weights
 from .widen import widen
 
@@ -15,10 +15,11 @@ __all__ = [
     "NAFBlock",
     "SimpleGate",
     "WeightsError",
+    "apply_tlc",
     "create_model",
     "load_model",
-    "local_pooling",
     "save_weights",
     "size_name",
+    "tlc_window",
     "widen",
 ]

@@ -137,6 +137,17 @@ class M3SNet(nn.Module):
             if isinstance(module, NAFBlock):
                 module.grad_checkpointing = enable
 
+    def levels(self) -> dict[str, int]:
+        """How often the image was halved for the features in each part: name of the part -> 0 at full resolution."""
+        count = len(self.downs)
+        fused = [level for row in self.rows for level in range(row)]
+        return {
+            **{f"encoders.{level}": level for level in range(count)},
+            **{f"ffms.{index}": level for index, level in enumerate(fused)},
+            "middle_blks": count,
+            **{f"decoders.{index}": count - 1 - index for index in range(count)},
+        }
+
     def _residual(self, image: torch.Tensor) -> torch.Tensor:
         x = self.intro(image)
         skips = []

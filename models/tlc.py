@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .m3snet import M3SNet
+
 ENLARGEMENT = 1.5  # of the window over the training patch, as published
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,7 +43,7 @@ class LocalAvgPool2d(nn.Module):
         return _local_mean(_local_mean(precise, height, -2), width, -1).to(x.dtype)
 
 
-def local_pooling(model: Model, patch_size: int) -> Model:
+def apply_tlc(model: Model, patch_size: int) -> Model:
     """A copy of `model`, trained on `patch_size` x `patch_size` patches, whose global average pools are local ones.
 
     Finds `nn.AdaptiveAvgPool2d(1)`. The copy shares no memory with `model`, which stays as it is.
@@ -61,6 +63,11 @@ def local_pooling(model: Model, patch_size: int) -> Model:
     return model
 
 
+def tlc_window(model: nn.Module) -> int | None:
+    """The side of the largest window of a model with TLC, that at full resolution, in pixels; None without TLC."""
+    return max((max(module.window) for module in model.modules() if isinstance(module, LocalAvgPool2d)), default=None)
+
+
 def _is_global(module: nn.Module) -> bool:
     return isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1), [1, 1])
 
@@ -72,6 +79,16 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _pooled_sizes(model: nn.Module, names: list[str], patch_size: int) -> dict[str, tuple[int, int]]:
     """The height and width of what each pool sees in a training patch; found without computing anything."""
+    if not isinstance(model, M3SNet):
+        return _traced_sizes(model, names, patch_size)
+    levels = model.levels()
+    halvings = [next(level for part, level in levels.items() if name.startswith(f"{part}.")) for name in names]
+    padded = -(-patch_size // 2 ** len(model.downs)) * 2 ** len(model.downs)
+    return {name: (padded // 2**level, padded // 2**level) for name, level in zip(names, halvings, strict=True)}
+
+
+def _traced_sizes(model: nn.Module, names: list[str], patch_size: int) -> dict[str, tuple[int, int]]:
+    """The same for any model. Takes a second or more: the first operation on the meta device loads half of torch."""
     sizes: dict[str, tuple[int, int]] = {}
     shapes = copy.deepcopy(model).to("meta").eval()
     for name in names:

@@ -15,9 +15,9 @@ from m3snet.models import (
     SIZES,
     M3SNet,
     NAFBlock,
+    apply_tlc,
     create_model,
     load_model,
-    local_pooling,
     save_weights,
     size_name,
 )
@@ -52,7 +52,7 @@ def test_output_is_the_published_one(outputs: dict[str, torch.Tensor]) -> None:
     assert model.config["enc_blk_nums"] == (1, 1, 1, 2)
     assert error(run(model, outputs["tiny_input"]), outputs["tiny_output"]) < TOLERANCE
     assert error(run(model, outputs["tlc_input"]), outputs["tlc_full_output"]) < TOLERANCE
-    tlc = local_pooling(model, patch_size=64)
+    tlc = apply_tlc(model, patch_size=64)
     assert error(run(tlc, outputs["tlc_input"]), outputs["tlc_output"]) < TOLERANCE
 
 
@@ -79,7 +79,7 @@ def test_golden_weights_follow_the_rule_that_fills_the_larger_networks() -> None
 def test_output_hardly_depends_on_type_and_memory(
     outputs: dict[str, torch.Tensor], dtype: torch.dtype, memory_format: torch.memory_format, tolerance: float
 ) -> None:
-    model = local_pooling(load_model(GOLDEN / "tiny_published.pth"), patch_size=16)
+    model = apply_tlc(load_model(GOLDEN / "tiny_published.pth"), patch_size=16)
     image = outputs["tiny_input"][:1]
     expected = run(model, image)
     found = run(model.to(dtype).to(memory_format=memory_format), image.to(dtype, memory_format=memory_format))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from m3snet.models import local_pooling
-from m3snet.models.tlc import LocalAvgPool2d
+from m3snet.models import NAFBlock, apply_tlc, tlc_window
+from m3snet.models.tlc import LocalAvgPool2d, _pooled_sizes, _traced_sizes
 from m3snet.tests.filled import tiny
 
 
@@ -39,11 +39,37 @@ def test_pool_is_the_slow_mean(window: tuple[int, int]) -> None:
 
 
 def test_windows_are_one_and_a_half_patches() -> None:
-    found = windows(local_pooling(tiny(), patch_size=256))
+    found = windows(apply_tlc(tiny(), patch_size=256))
     assert set(found) == {(384, 384), (192, 192), (96, 96), (48, 48)}
-    assert windows(local_pooling(tiny(), patch_size=48))[0] == (72, 72)
+    assert windows(apply_tlc(tiny(), patch_size=48))[0] == (72, 72)
     odd = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d((1, 1)))
-    assert windows(local_pooling(odd, patch_size=9)) == [(math.floor(1.5 * 7),) * 2]
+    assert windows(apply_tlc(odd, patch_size=9)) == [(math.floor(1.5 * 7),) * 2]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"ffm": False, "middle_blk_num": 2, "mhamb": False},
+        {"enc_blk_nums": (2, 0, 1), "dec_blk_nums": (1, 2, 1)},
+        {"enc_blk_nums": (1,), "dec_blk_nums": (2,)},
+        {"enc_blk_nums": (1,) * 5, "dec_blk_nums": (1,) * 5},
+    ],
+)
+@pytest.mark.parametrize("patch_size", [1, 33, 128])
+def test_windows_that_are_reckoned_are_those_of_a_patch_that_goes_through(
+    config: dict[str, object], patch_size: int
+) -> None:
+    model = tiny(**config)  # type: ignore[arg-type]
+    pools = [name for name, module in model.named_modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
+    assert len(pools) == sum(isinstance(module, NAFBlock) for module in model.modules())
+    assert _pooled_sizes(model, pools, patch_size) == _traced_sizes(model, pools, patch_size)
+
+
+def test_the_window_at_full_resolution() -> None:
+    assert tlc_window(tiny()) is None
+    assert tlc_window(apply_tlc(tiny(), patch_size=128)) == 192
+    assert tlc_window(apply_tlc(tiny(), patch_size=256)) == 384
 
 
 def test_original_is_left_as_it_was() -> None:
@@ -52,7 +78,7 @@ def test_original_is_left_as_it_was() -> None:
     image = torch.rand(1, 3, 48, 80)
     with torch.no_grad():
         expected = model(image)
-        local = local_pooling(model, patch_size=16)
+        local = apply_tlc(model, patch_size=16)
         assert not torch.allclose(local(image), expected, atol=1e-3)
         for parameter in local.parameters():
             parameter.zero_()
@@ -64,8 +90,8 @@ def test_original_is_left_as_it_was() -> None:
 def test_keeps_mode_and_what_the_weights_say() -> None:
     model = tiny()
     model.patch_size = 64
-    assert not local_pooling(model, patch_size=16).training
-    local = local_pooling(model.train(), patch_size=16)
+    assert not apply_tlc(model, patch_size=16).training
+    local = apply_tlc(model.train(), patch_size=16)
     assert (local.training, model.training, local.patch_size) == (True, True, 64)
 
 
@@ -73,8 +99,8 @@ def test_is_the_global_pool_where_windows_cover_the_image() -> None:
     model = tiny()
     image = torch.rand(1, 3, 48, 40)
     with torch.no_grad():
-        assert torch.allclose(local_pooling(model, patch_size=32)(image), model(image), atol=1e-5)
-        assert not torch.allclose(local_pooling(model, patch_size=16)(image), model(image), atol=1e-3)
+        assert torch.allclose(apply_tlc(model, patch_size=32)(image), model(image), atol=1e-5)
+        assert not torch.allclose(apply_tlc(model, patch_size=16)(image), model(image), atol=1e-3)
 
 
 def test_large_bright_images_lose_no_precision() -> None:
@@ -96,7 +122,7 @@ def test_pool_keeps_the_type_and_computes_in_more_than_16_bits(dtype: torch.dtyp
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_models(dtype: torch.dtype) -> None:
-    assert windows(local_pooling(tiny().to(dtype), patch_size=16))[0] == (24, 24)
+    assert windows(apply_tlc(tiny().to(dtype), patch_size=16))[0] == (24, 24)
 
 
 # Other models
@@ -118,7 +144,7 @@ def test_any_model_that_pools_globally() -> None:
     torch.manual_seed(0)
     squeeze = Squeeze(nn.AdaptiveAvgPool2d(1))
     model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), squeeze)  # in training mode
-    local = local_pooling(model, patch_size=8)
+    local = apply_tlc(model, patch_size=8)
     image = torch.rand(1, 2, 17, 30)
     features = model[0](image)
     expected = features * squeeze.weigh.eval()(slow_mean(features, (12, 12)))
@@ -128,7 +154,7 @@ def test_any_model_that_pools_globally() -> None:
 def test_one_pool_in_several_places_gets_a_window_in_each() -> None:
     pool = nn.AdaptiveAvgPool2d(1)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Squeeze(pool), nn.Conv2d(4, 4, 2, stride=2), Squeeze(pool))
-    assert windows(local_pooling(model, patch_size=16)) == [(24, 24), (12, 12)]
+    assert windows(apply_tlc(model, patch_size=16)) == [(24, 24), (12, 12)]
     assert model[1].pool is model[3].pool is pool
 
 
@@ -136,7 +162,7 @@ def test_one_block_at_two_sizes_has_no_window() -> None:
     block = Squeeze(nn.AdaptiveAvgPool2d(1))
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), block, nn.Conv2d(4, 4, 2, stride=2), block)
     with pytest.raises(ValueError, match=r"pools features of two sizes, \(16, 16\) and \(8, 8\)"):
-        local_pooling(model, patch_size=16)
+        apply_tlc(model, patch_size=16)
 
 
 @pytest.mark.parametrize(
@@ -144,19 +170,19 @@ def test_one_block_at_two_sizes_has_no_window() -> None:
 )
 def test_models_without_a_global_pool_are_refused(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"has no nn\.AdaptiveAvgPool2d\(1\) to replace"):
-        local_pooling(model, patch_size=16)
+        apply_tlc(model, patch_size=16)
 
 
 def test_local_models_are_not_made_local_again() -> None:
     with pytest.raises(ValueError, match="has no"):
-        local_pooling(local_pooling(tiny(), patch_size=16), patch_size=16)
+        apply_tlc(apply_tlc(tiny(), patch_size=16), patch_size=16)
 
 
 def test_patches_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="size of the training patches in pixels, found 0"):
-        local_pooling(tiny(), patch_size=0)
+        apply_tlc(tiny(), patch_size=0)
     model = nn.Sequential(nn.Conv2d(3, 4, 5), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(ValueError, match="Sequential takes no 4 x 4 patch"):
-        local_pooling(model, patch_size=4)
+        apply_tlc(model, patch_size=4)
     with pytest.raises(ValueError, match=r"no nn\.Conv2d to tell how many channels"):
-        local_pooling(nn.Sequential(nn.AdaptiveAvgPool2d(1)), patch_size=4)
+        apply_tlc(nn.Sequential(nn.AdaptiveAvgPool2d(1)), patch_size=4)

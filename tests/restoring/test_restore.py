@@ -1,10 +1,8 @@
 """Photographs in, restored photographs out: utils.restoring.restorer and the command restore.py."""
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +11,17 @@ import pytest
 import torch
 from skimage import data
 
-from m3snet.models import M3SNet, save_weights
+import m3snet.Deblurring.dataset
+import m3snet.Deraining.dataset
+from m3snet.models import M3SNet, load_model, save_weights
+from m3snet.models.weights import released
+from m3snet.restore import TILE, WEIGHTS, main
+from m3snet.utils.cli import UserError
 from m3snet.utils.images import read_image, to_tensor, write_image
-from m3snet.utils.restoring.restorer import load_restorer, restore_image
+from m3snet.utils.restoring.restorer import load_restorer, restore_image, smallest_tile
 from m3snet.utils.scoring.report import error_map
 
 SCRIPT = Path(__file__).parents[2] / "restore.py"
-Main = Callable[[list[str]], None]
 
 
 @pytest.fixture
@@ -44,11 +46,6 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.jpg"
     write_image(path, data.astronaut()[:50, 150:221])
     return path
-
-
-@pytest.fixture
-def main() -> Main:
-    return runpy.run_path(str(SCRIPT))["main"]
 
 
 def test_restore_keeps_the_size_and_rounds_to_8_bits(model: M3SNet) -> None:
@@ -79,7 +76,7 @@ def test_load_restorer_with_and_without_tlc(model: M3SNet, weights: str) -> None
 
 
 def test_one_photograph_to_a_file_in_a_new_folder(
-    main: Main, weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "dry.png"
     main(["rain", str(photo), "-o", str(out), "--weights", weights])
@@ -90,31 +87,31 @@ def test_one_photograph_to_a_file_in_a_new_folder(
     assert np.array_equal(read_image(out), restore_image(load_restorer(weights), read_image(photo)))
 
 
-def test_tlc_is_on_until_turned_off(main: Main, weights: str, tmp_path: Path) -> None:
+def test_tlc_is_on_until_turned_off(weights: str, tmp_path: Path) -> None:
     image = data.astronaut()[:400]  # larger than TLC's window
     photo, out = tmp_path / "large.png", tmp_path / "out.png"
     write_image(photo, image)
     for tlc, option in ((True, []), (False, ["--no-tlc"])):
-        main(["rain", str(photo), "-o", str(out), "--weights", weights, *option])
+        main(["rain", str(photo), "-o", str(out), "--weights", weights, "--overwrite", *option])
         assert np.array_equal(read_image(out), restore_image(load_restorer(weights, tlc=tlc), image))
     assert not np.array_equal(read_image(out), restore_image(load_restorer(weights), image))
 
 
 def test_several_photographs_to_a_folder_and_a_bad_one_among_them(
-    main: Main, weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken, last = tmp_path / "broken.png", tmp_path / "last.png"
     broken.write_bytes(b"")
     write_image(last, data.astronaut()[:20, :30])
     out = tmp_path / "out"
-    with pytest.raises(SystemExit, match="1 of 3 photographs could not be restored"):
+    with pytest.raises(UserError, match="1 of 3 photographs could not be restored"):
         main(["blur", str(photo), str(broken), str(last), "-o", str(out), "--weights", weights])
     assert sorted(path.name for path in out.iterdir()) == ["last.png", "photo.png"]
     assert f"{broken}: the file is empty" in capsys.readouterr().err
 
 
 def test_a_sheet_shows_what_was_changed(
-    main: Main, weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, sheet = tmp_path / "out.png", tmp_path / "sheet.png"
     main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(sheet)])
@@ -124,22 +121,41 @@ def test_a_sheet_shows_what_was_changed(
     windows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], (height, width))
     for image in (read_image(photo), restored, error_map(restored, read_image(photo))):
         assert np.any(np.all(windows == image[..., 0], axis=(2, 3)))
-    with pytest.raises(SystemExit, match=r"--sheet .*sheet\.xyz: unknown suffix; expected one of"):
+    with pytest.raises(UserError, match=r"--sheet .*sheet\.xyz: unknown suffix; a file needs one of"):
         main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(tmp_path / "sheet.xyz")])
 
 
-def test_an_input_is_never_overwritten(main: Main, photo: Path, tmp_path: Path) -> None:
+def test_an_input_is_never_overwritten(photo: Path, tmp_path: Path) -> None:
     before = photo.read_bytes()
     other = tmp_path / "other.png"
     write_image(other, data.astronaut()[:20, :30])
-    for photos, out in ([photo], photo), ([other], tmp_path), ([other, photo], tmp_path / "new" / ".."):
-        (tmp_path / "new").mkdir(exist_ok=True)
-        with pytest.raises(SystemExit, match="would be overwritten"):
-            main(["rain", *map(str, photos), "-o", str(out)])
+    (tmp_path / "new").mkdir()
+    for photos, out in (
+        ([photo], [photo]),
+        ([other], [tmp_path]),
+        ([other, photo], [tmp_path / "new" / ".."]),
+        ([photo], [tmp_path / "out.png", "--sheet", photo]),
+    ):
+        with pytest.raises(UserError, match=r"is an input, and would be overwritten"):
+            main(["rain", *map(str, photos), "--overwrite", "-o", *map(str, out)])
     assert photo.read_bytes() == before
 
 
-def test_what_is_asked_wrongly_is_said_before_the_network_is_loaded(main: Main, photo: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_overwritten_only_when_asked(weights: str, photo: Path, tmp_path: Path) -> None:
+    unrelated = tmp_path / "out" / "photo.png"
+    unrelated.parent.mkdir()
+    unrelated.write_text("somebody's")
+    command = ["rain", str(photo), "-o", str(unrelated.parent), "--weights", weights]
+    with pytest.raises(UserError, match=r"photo\.png exists: choose another output, or add --overwrite"):
+        main(command)
+    with pytest.raises(UserError, match=r"sheet\.png would be written twice"):
+        main(["rain", str(photo), "-o", str(tmp_path / "sheet.png"), "--sheet", str(tmp_path / "sheet.png")])
+    assert unrelated.read_text() == "somebody's"
+    main([*command, "--overwrite"])
+    assert read_image(unrelated).shape == read_image(photo).shape
+
+
+def test_what_is_asked_wrongly_is_said_before_the_network_is_loaded(photo: Path, tmp_path: Path) -> None:
     twin = tmp_path / "twin" / "photo.png"
     write_image(twin, data.astronaut()[:20, :30])
     missing = tmp_path / "missing.jpg"
@@ -149,18 +165,18 @@ def test_what_is_asked_wrongly_is_said_before_the_network_is_loaded(main: Main, 
         ([photo, twin], "one.png", "is one file; 2 photographs need a folder"),
         ([photo, twin], "out", "would both be written to"),
     ):
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(UserError, match=message):
             main(["rain", *map(str, photos), "-o", str(tmp_path / out), "--weights", "not there"])
-    with pytest.raises(SystemExit, match="not there"):
+    with pytest.raises(UserError, match="not there"):
         main(["rain", str(photo), "-o", str(tmp_path / "out"), "--weights", "not there"])
 
 
-def test_a_suffix_says_what_out_is(main: Main, weights: str, photo: Path, tmp_path: Path) -> None:
+def test_a_suffix_says_what_out_is(weights: str, photo: Path, tmp_path: Path) -> None:
     def run(name: str) -> None:
         main(["rain", str(photo), "-o", str(tmp_path / name), "--weights", weights])
 
     for name in ("out.xyz", "out.v2/", "photo.gif"):
-        with pytest.raises(SystemExit, match=r"unknown suffix; a file needs one of \.bmp, .*\.png, "):
+        with pytest.raises(UserError, match=r"unknown suffix; a file needs one of \.bmp, .*\.png, "):
             run(name)
         assert not (tmp_path / name).exists()
     (tmp_path / "out.v2").mkdir()
@@ -171,7 +187,7 @@ def test_a_suffix_says_what_out_is(main: Main, weights: str, photo: Path, tmp_pa
         assert (tmp_path / folder / "photo.png").is_file()
     run("file.PNG")
     assert (tmp_path / "file.PNG").is_file()
-    with pytest.raises(SystemExit, match="taken is a file without a suffix"):
+    with pytest.raises(UserError, match="taken is a file without a suffix"):
         run("taken")
 
 
@@ -181,29 +197,78 @@ def test_the_command_itself_from_another_folder(weights: str, photo: Path) -> No
     done = run([*command, weights])
     assert (done.returncode, done.stderr) == (0, "")
     assert (photo.parent / "out" / "photo.png").is_file()
-    failed = run([*command, "nothing.pth"])
+    failed = run([*command, "nothing.pth", "--overwrite"])
     assert failed.returncode == 1
-    assert failed.stderr.startswith("restore.py: ")
+    assert failed.stderr.startswith("error: nothing.pth: ")
     assert "Traceback" not in failed.stderr
 
 
 def test_released_weights_of_the_other_task_are_warned_of(
-    main: Main, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["rain", str(photo), "-o", str(tmp_path / "out.png"), "--weights", "deblur"])
-    assert "warning: deblur was trained for Deblurring, and this is Deraining" in capsys.readouterr().err
-    main(["blur", str(photo), "-o", str(tmp_path / "out.png")])
+    main(["rain", str(photo), "-o", str(tmp_path / "rain.png"), "--weights", "deblur"])
+    assert capsys.readouterr().err == "warning: deblur was trained for Deblurring, and this is Deraining\n"
+    main(["blur", str(photo), "-o", str(tmp_path / "blur.png")])
     assert capsys.readouterr().err == ""
 
 
-def test_a_large_photograph_is_restored_in_tiles(main: Main, weights: str, tmp_path: Path) -> None:
+def test_the_default_weights_are_those_of_the_tasks() -> None:
+    tasks = (m3snet.Deraining.dataset.TASK, m3snet.Deblurring.dataset.TASK)
+    assert {task.degradation.name: task.weights for task in tasks} == WEIGHTS
+    assert all(released()[task.weights]["task"] == task.name for task in tasks)
+
+
+def test_a_large_photograph_is_restored_in_tiles(weights: str, tmp_path: Path) -> None:
     image = data.astronaut()[:400]
     photo, out = tmp_path / "large.png", tmp_path / "out.png"
     write_image(photo, image)
+    patch_size = 64
+    model = load_model(weights)
+    model.patch_size = patch_size
+    save_weights(model, weights)
     model = load_restorer(weights)
-    for tile in (384, 0, 500):
-        main(["rain", str(photo), "-o", str(out), "--weights", weights, "--tile", str(tile)])
+    for tile in (192, 0, 500):
+        main(["rain", str(photo), "-o", str(out), "--weights", weights, "--tile", str(tile), "--overwrite"])
         assert np.array_equal(read_image(out), restore_image(model, image, tile))
-        assert np.array_equal(read_image(out), restore_image(model, image)) == (tile != 384)
-    with pytest.raises(SystemExit, match="--tile 100: expected 0, or at least 384 pixels"):
-        main(["rain", str(photo), "-o", str(out), "--tile", "100"])
+        assert np.array_equal(read_image(out), restore_image(model, image)) == (tile != 192)
+    with pytest.raises(UserError, match="--tile 191: with these weights expected 0, or at least 192 pixels"):
+        main(["rain", str(photo), "-o", str(out), "--tile", "191", "--weights", weights, "--overwrite"])
+
+
+@pytest.mark.parametrize(("patch_size", "overlap"), [(128, 192), (256, 384), (None, 384)])
+@pytest.mark.parametrize("tlc", [True, False])
+def test_tiles_overlap_by_the_window_of_tlc(
+    patch_size: int | None, overlap: int, tlc: bool, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(weights)
+    model.patch_size = patch_size
+    save_weights(model, weights)
+    overlaps: list[int] = []
+
+    def note(network: object, image: torch.Tensor, tile: int, overlap: int) -> torch.Tensor:
+        overlaps.append(overlap)
+        return image
+
+    monkeypatch.setattr("m3snet.utils.restoring.restorer.in_tiles", note)
+    model = load_restorer(weights, tlc)
+    assert smallest_tile(model) == 2 * overlap
+    restore_image(model, data.astronaut(), tile=2 * overlap)
+    assert overlaps == [overlap]
+
+
+def test_the_default_tile_is_never_too_small(
+    weights: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles: list[int] = []
+
+    def note(model: torch.nn.Module, image: np.ndarray, tile: int) -> np.ndarray:
+        tiles.append(tile)
+        return image
+
+    monkeypatch.setattr("m3snet.restore.restore_image", note)
+    for patch_size in (128, 480):  # windows of 192 and 720
+        model = load_model(weights)
+        model.patch_size = patch_size
+        save_weights(model, weights)
+        main(["rain", str(photo), "-o", str(tmp_path / f"{patch_size}.png"), "--weights", weights])
+    assert tiles == [TILE, 1440]

@@ -173,10 +173,10 @@ def test_released_weights_of_the_other_task_are_warned_of(root: Path, capsys: py
     config = load_task_config(m3snet.Deraining.test.DEFAULTS, None, ["DATA.ROOT", str(root)])
     for weights in ("deblur", PRETRAINED / released()["deblur"]["file"]):
         evaluator.evaluate_task(config, m3snet.Deraining.test.TASK, weights, root / "out")
-        (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: "))
+        (warning,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: "))
         assert "deblur was trained for Deblurring, and this is Deraining" in warning
     evaluator.evaluate_task(config, m3snet.Deraining.test.TASK, "derain", root / "out")
-    assert "warning" not in capsys.readouterr().out
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_the_sheet_shows_best_median_and_worst(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from m3snet.models import M3SNet, NAFBlock, create_model, local_pooling, widen
+from m3snet.models import M3SNet, NAFBlock, apply_tlc, create_model, widen
 from m3snet.tests.filled import tiny
 from m3snet.utils.training.loss import PSNRLoss
 
@@ -119,11 +119,11 @@ def test_weights_and_their_names_are_untouched() -> None:
 
 def test_local_pools_train_too() -> None:
     _, saving = both(tiny())
-    local = local_pooling(saving, patch_size=16)
+    local = apply_tlc(saving, patch_size=16)
     local.set_grad_checkpointing(False)
     assert_same_step(local)
     local.set_grad_checkpointing()
-    assert kept_bytes(local) < kept_bytes(local_pooling(tiny().train(), patch_size=16))
+    assert kept_bytes(local) < kept_bytes(apply_tlc(tiny().train(), patch_size=16))
 
 
 def test_widened_networks_train_too() -> None:

@@ -1,15 +1,17 @@
 """One image through a network: 8 bits in, 8 bits out."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from ...models import M3SNet, load_model, local_pooling
+from ...models import M3SNet, apply_tlc, load_model, tlc_window
+from ...models.tlc import ENLARGEMENT
 from ...models.weights import PRETRAINED, released
+from ..cli import warn
 from ..images import to_image, to_tensor
 from .tiling import in_tiles
 
@@ -22,7 +24,7 @@ def restore_image(model: nn.Module, image: np.ndarray, tile: int = 0) -> np.ndar
     With `tile`, an image with more pixels than `tile` x `tile` is restored in overlapping tiles of at most that side.
 
     Raises:
-        ValueError: the array is of another shape or type, or tiles are too small to overlap.
+        ValueError: the array is of another shape or type, or `tile` is less than `smallest_tile`.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected an H x W x 3 uint8 image, found {image.shape} {image.dtype}")
@@ -32,7 +34,17 @@ def restore_image(model: nn.Module, image: np.ndarray, tile: int = 0) -> np.ndar
         return model(part.to(device, memory_format=torch.channels_last))
 
     with torch.inference_mode():
-        return to_image(in_tiles(network, to_tensor(image), tile) if tile else network(to_tensor(image)))
+        whole = to_tensor(image)
+        return to_image(in_tiles(network, whole, tile, smallest_tile(model) // 2) if tile else network(whole))
+
+
+def smallest_tile(model: nn.Module) -> int:
+    """The least side of a tile in pixels. Two neighbours overlap by half of it: by the window of the model's TLC.
+
+    Without TLC it is what it would be with it.
+    """
+    patch_size = getattr(model, "patch_size", None) or PUBLISHED_PATCH
+    return 2 * (tlc_window(model) or math.floor(ENLARGEMENT * patch_size))
 
 
 def load_restorer(
@@ -48,15 +60,15 @@ def load_restorer(
     """
     model = load_model(weights)
     if tlc:
-        model = local_pooling(model, patch_size or model.patch_size or PUBLISHED_PATCH)
+        model = apply_tlc(model, patch_size or model.patch_size or PUBLISHED_PATCH)
     return model.to(device or best_device()).to(memory_format=torch.channels_last)
 
 
-def warn_of_other_task(file: Path, task: str, say: Callable[[str], None]) -> None:
+def warn_of_other_task(file: Path, task: str) -> None:
     """Say so where the released weights in `file` were trained for another task than `task` (Deraining, Deblurring)."""
     for name, entry in released().items():
         if entry["task"] != task and file.resolve() == PRETRAINED / entry["file"]:
-            say(f"warning: {name} was trained for {entry['task']}, and this is {task}")
+            warn(f"{name} was trained for {entry['task']}, and this is {task}")
 
 
 def best_device() -> torch.device:

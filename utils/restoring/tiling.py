@@ -8,17 +8,15 @@ from math import ceil
 import torch
 from tqdm import tqdm
 
-OVERLAP = 192  # pixels that two neighbours share at least, and over which they fade: the released weights' TLC window
-
 
 def in_tiles(
-    network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, tile: int, overlap: int = OVERLAP
+    network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, tile: int, overlap: int
 ) -> torch.Tensor:
     """`network` of a 1 x 3 x H x W image, from tiles of at most `tile` pixels a side; the same shape comes back.
 
-    An image of no more pixels than one tile (`tile` squared) goes through whole. Where tiles overlap, their results are
-    averaged with weights that fall linearly towards a tile's border. A network that sees farther than the overlap gives
-    another result than on the whole image; how far it is from that: docs/restoring.md.
+    An image of no more pixels than one tile (`tile` squared) goes through whole. Two neighbours share `overlap` pixels
+    or more; their results are averaged there, with weights that fall linearly towards a tile's border. A network that
+    sees farther than the overlap gives another result than on the whole image: docs/restoring.md says how far off.
 
     Raises:
         ValueError: `tile` is less than twice the overlap.

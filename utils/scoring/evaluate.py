@@ -19,8 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from ...models import M3SNet, size_name
-from ...models.tlc import LocalAvgPool2d
+from ...models import size_name, tlc_window
 from ...models.weights import find_weights
 from ..config import ConfigError, argument_parser, save_config
 from ..data.pairs import Pair, PairError, check_pairs, find_pairs, pair_folders
@@ -140,9 +139,10 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
     sets = find_sets(config, task, out_dir, say)
     perceptual = _perceptual(config.TEST.PERCEPTUAL)
     file = find_weights(weights)
-    warn_of_other_task(file, task.name, say)
+    if state.is_main_process:
+        warn_of_other_task(file, task.name)
     model = load_restorer(weights, config.TEST.TLC, device=state.device)
-    size, window = size_name(model), _tlc_window(model)
+    size, window = size_name(model), tlc_window(model)
     patch = (model.patch_size or PUBLISHED_PATCH) if window else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(
@@ -307,11 +307,6 @@ def _keep_results_of_a_network(out_dir: Path) -> None:
             f"--results {out_dir}: holds the results of a network, which scores of a folder would overwrite; "
             "name another folder, or leave --results out"
         )
-
-
-def _tlc_window(model: M3SNet) -> int | None:
-    """The side of the largest window, that at full resolution, in pixels; None without TLC."""
-    return max((max(module.window) for module in model.modules() if isinstance(module, LocalAvgPool2d)), default=None)
 
 
 def _begin(sets: Sequence[TestSet], out_dir: Path, origin: Result, images_in: Path | None) -> list[Journal]:
