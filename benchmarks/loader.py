@@ -29,7 +29,7 @@ from torchvision.transforms.functional import to_tensor
 from m3snet.utils.cli import run_program
 from m3snet.utils.data.cache import KINDS, open_cache
 from m3snet.utils.data.pairs import Pair, PairError, find_pairs
-from m3snet.utils.data.patches import PatchBatches, PatchDataset
+from m3snet.utils.data.patches import Order, PatchBatches, PatchDataset
 from m3snet.utils.data.rain import RAIN
 from m3snet.utils.data.samples import photographs
 from m3snet.utils.images import read_image, write_image
@@ -127,7 +127,7 @@ def all_loaders(pairs: Sequence[Pair], patch: int, batch: int, folder: Path) -> 
     paths = [path for pair in pairs for path in (pair.input, pair.target) if path]
     for kind in KINDS:
         ours = PatchDataset(pairs, patch, seed=1, read=open_cache(kind, folder, paths))
-        batches = PatchBatches(len(ours), batch, 1, 1, ENDLESS)
+        batches = PatchBatches(Order((len(ours),), batch, seed=1), range(1, ENDLESS))
         for workers in (0, WORKERS):
             loaders[f"CACHE {kind}, NUM_WORKERS {workers}"] = partial(
                 DataLoader, ours, batch_sampler=batches, num_workers=workers

@@ -97,7 +97,8 @@ def facts(recipe: str) -> Entry:
         raise ReleaseError(f"--recipe {recipe}: no such file in {ROOT}")
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     training = config["TRAINING"]
-    folders = [training.get("TRAIN_DIR", ""), *training.get("SHARP_DIRS", [])]
+    pairs = training.get("TRAIN_DIR", [])
+    folders = [*([pairs] if isinstance(pairs, str) else pairs), *training.get("SHARP_DIRS", [])]
     return {
         "started_from": training.get("WEIGHTS", ""),
         "steps": config["OPTIM"]["NUM_EPOCHS"] * training["EPOCH_STEPS"],

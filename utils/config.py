@@ -19,7 +19,12 @@ from yacs.config import CfgNode
 from .cli import UserError
 
 # Files of the field write `RESUME: False` and `RESUME: auto`, `SESSION: 1` and `SESSION: run_a`.
-_FREE_TYPES: dict[str, tuple[type, ...]] = {"TRAINING.RESUME": (bool, str), "MODEL.SESSION": (str, int, float)}
+# One folder of pairs, or several.
+_FREE_TYPES: dict[str, tuple[type, ...]] = {
+    "TRAINING.RESUME": (bool, str),
+    "MODEL.SESSION": (str, int, float),
+    "TRAINING.TRAIN_DIR": (str, list),
+}
 
 MOST_EPOCHS = 100_000  # above it the number of epochs is surely a mistake
 

@@ -107,12 +107,16 @@ def default_config(mode: str) -> CfgNode:
     config.TRAINING.RESUME = "auto"  # auto: go on where SESSION stopped, if it did; a path; or false
     config.TRAINING.TRAIN_PS = 256
     config.TRAINING.VAL_PS = 256
-    config.TRAINING.TRAIN_DIR = ""  # holds input/ and target/; "": none
+    config.TRAINING.TRAIN_DIR = ""  # a folder that holds input/ and target/, or a list of such; "": none
     config.TRAINING.VAL_DIR = ""  # "": validation images are split from the training images, by scene
     config.TRAINING.SAVE_DIR = "./checkpoints"
     config.TRAINING.SAVE_IMAGES = False  # write the restored validation images at every validation
 
     config.TRAINING.SHARP_DIRS = []  # folders of sharp photographs, degraded on the fly; "samples": the bundled ones
+    # How much of the patches comes from each folder of TRAIN_DIR and then of SHARP_DIRS, e.g. [3, 1]: three quarters
+    # from the first. []: all images are looked at alike.
+    config.TRAINING.SHARES = []
+    config.TRAINING.TRAIN_ON_TEST_SET = False  # use a TRAIN_DIR or SHARP_DIRS that is a test set: no honest score then
     config.TRAINING.WEIGHTS = ""  # start from these weights (a file or a released name): fine-tuning
     config.TRAINING.WIDEN = 0  # how many times to double the channels of WEIGHTS first; the function stays the same
     config.TRAINING.VAL_COUNT = 64  # images split from the training set for validation

@@ -10,9 +10,10 @@ import torch
 from skimage import data
 from torch.utils.data import DataLoader
 
+from m3snet.utils.config import ConfigError
 from m3snet.utils.data.cache import KINDS, open_cache
 from m3snet.utils.data.pairs import Pair
-from m3snet.utils.data.patches import PatchBatches, PatchDataset, Process, centre_patch
+from m3snet.utils.data.patches import Order, PatchBatches, PatchDataset, Process, centre_patch
 from m3snet.utils.images import write_image
 from m3snet.utils.tasks import Degradation
 
@@ -88,19 +89,58 @@ def test_a_photograph_needs_a_degradation(pairs: list[Pair]) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_processes_share_the_same_batches(world: int) -> None:
-    whole = list(PatchBatches(10, 4, 7, 2, 3))
-    shares = [list(PatchBatches(10, 4, 7, 2, 3, process=Process(rank, world))) for rank in range(world)]
-    assert [[key for part in parts for key in part] for parts in zip(*shares, strict=True)] == whole
-    assert len(whole) == len(PatchBatches(10, 4, 7, 2, 3)) == 6
-    later = list(PatchBatches(10, 4, 7, 3, 3))
-    assert later == whole[3:]  # what a resumed run sees
-
-
-def test_epochs_of_any_length_look_at_all_pairs_alike() -> None:
-    keys = [key for batch in PatchBatches(5, 2, 1, 1, 1, steps=10) for key in batch]
-    assert np.bincount([index % 5 for _, index in keys]).tolist() == [4] * 5
-    assert len(set(keys)) == 20  # no look is repeated
-    assert len(list(PatchBatches(50, 2, 1, 1, 1, steps=3))) == 3
+@pytest.mark.parametrize("shares", [(), (1, 3)])
+def test_processes_share_the_same_batches(world: int, shares: tuple[float, ...]) -> None:
+    order = Order((7, 3), 4, 7, shares=shares)
+    whole = list(PatchBatches(order, range(2, 4)))
+    parts = [list(PatchBatches(order, range(2, 4), Process(rank, world))) for rank in range(world)]
+    assert [[key for part in batch for key in part] for batch in zip(*parts, strict=True)] == whole
+    assert len(whole) == len(PatchBatches(order, range(2, 4))) == 6
+    assert list(PatchBatches(order, range(3, 4))) == whole[3:]  # what a resumed run sees
+    assert list(PatchBatches(order, range(2, 4), skip=2)) == whole[2:]
     with pytest.raises(ValueError, match="BATCH_SIZE 4 cannot be shared equally by 3"):
-        PatchBatches(10, 4, 1, 1, 1, process=Process(0, 3))
+        PatchBatches(order, range(1, 2), Process(0, 3))
+
+
+@pytest.mark.parametrize(("length", "steps"), [(50, 3), (5, 10), (6, 0), (10, 15)])
+def test_the_order_of_whole_passes_is_that_of_earlier_checkpoints(length: int, steps: int) -> None:
+    order = Order((length,), 2, 7, steps)
+    size = 2 * order.steps_per_epoch
+    before = np.random.default_rng((7, 3)).permutation(max(1, size // length) * length)[:size]
+    assert order.epoch(3) == [(3, int(index)) for index in before]
+    assert order.facts == [length, 2, 7, steps, 0]
+
+
+@pytest.mark.parametrize(("length", "batch", "steps"), [(1000, 32, 60), (2103, 32, 0), (7, 4, 5), (1, 2, 3)])
+def test_no_patch_comes_twice_in_a_training(length: int, batch: int, steps: int) -> None:
+    order = Order((length,), batch, 1, steps)
+    keys = [key for epoch in (1, 2) for key in order.epoch(epoch)]
+    assert len(set(keys)) == len(keys) == 2 * batch * order.steps_per_epoch
+    counts = np.bincount([index % length for _, index in order.epoch(1)], minlength=length)
+    assert counts.max() - counts.min() <= 1  # and all images are looked at alike
+
+
+def test_each_folder_gets_its_share() -> None:
+    lengths, shares = (686, 193, 50), (0.2, 0.35, 0.45)
+    order = Order(lengths, 4, 1, 50, shares)
+    ends = np.cumsum(lengths)
+    for epoch in (1, 2):
+        keys = order.epoch(epoch)
+        assert len(set(keys)) == len(keys) == 200
+        numbers = np.array([index % ends[-1] for _, index in keys])
+        folders = np.searchsorted(ends, numbers, side="right")
+        assert np.bincount(folders).tolist() == [40, 70, 90]
+        assert set(np.bincount(numbers)[ends[1] :]) == {1, 2}  # 90 looks at 50 images
+        assert 10 < (folders[:100] == 0).sum() < 30  # shuffled with the others
+    assert order.epoch(1) == Order(lengths, 4, 1, 50, (4, 7, 9)).epoch(1) != order.epoch(2)
+    assert Order((10, 10, 10), 4, 1, 1, (1, 1, 1))._counts() == [2, 1, 1]  # the largest remainder, the first of equals
+    assert order.facts != Order(lengths, 4, 1, 50, (1, 1, 1)).facts
+
+
+def test_a_share_of_no_patch_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"TRAINING.SHARES \[1000, 1\]: an epoch of 40 patches leaves none"):
+        Order((5, 5), 4, 1, 10, (1000, 1))
+
+
+def test_overfitting_sees_the_same_patches_again() -> None:
+    assert Order((9,), 4, 1, 2, overfit=3).epoch(5) == [(0, i) for i in (0, 1, 2, 0, 1, 2, 0, 1)]

@@ -18,6 +18,7 @@ from m3snet.tests.runs import PROGRAM, configuration, metrics, options, train
 from m3snet.utils.config import load_config
 from m3snet.utils.data import patches
 from m3snet.utils.data.pairs import PairError
+from m3snet.utils.data.train_sets import Sources, find_images
 from m3snet.utils.images import read_image
 from m3snet.utils.tasks import default_config
 from m3snet.utils.training import build as recipe
@@ -98,8 +99,8 @@ def test_runs_of_different_seeds_are_scored_on_the_same_images(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def held_out(**seeds: int) -> set[str]:
-        config = configuration(folder, tmp_path, **seeds)
-        return {pair.name for pair in recipe.training_pairs(config, m3snet.Deraining.train.TASK, print)[1]}
+        sources = Sources.of(configuration(folder, tmp_path, **seeds).TRAINING)
+        return {pair.name for pair in find_images(m3snet.Deraining.train.TASK, sources).val_pairs}
 
     held = held_out(TRAINING__SEED=7)
     assert held == held_out(TRAINING__SEED=8)
@@ -150,7 +151,7 @@ def test_a_test_set_is_not_used_for_validation_unless_asked(
     test_set = tmp_path / "Rain13K/test/Rain100L"
     test_set.parent.mkdir(parents=True)
     folder.rename(test_set)
-    pairs = {"TRAINING__TRAIN_DIR": test_set, "TRAINING__VAL_DIR": test_set, "OPTIM__NUM_EPOCHS": 2}
+    pairs = {"TRAINING__TRAIN_ON_TEST_SET": True, "TRAINING__VAL_DIR": test_set, "OPTIM__NUM_EPOCHS": 2}
     train(test_set, tmp_path / "a", **pairs)
     printed = capsys.readouterr().out
     assert "is a test set; a checkpoint chosen on it has no honest test" in printed
@@ -210,7 +211,7 @@ def test_more_processes_than_visible_gpus_are_refused(
 
 
 def test_bad_data_is_said_before_the_first_step(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"no training data: set TRAINING\.TRAIN_DIR"):
+    with pytest.raises(PairError, match=r"no training data: set TRAINING\.TRAIN_DIR"):
         train(folder, tmp_path, TRAINING__TRAIN_DIR="")
     with pytest.raises(PairError, match="VAL_COUNT"):
         train(folder, tmp_path, TRAINING__VAL_COUNT=9)

@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,51 +96,105 @@ class PatchDataset(Dataset[Patch]):
         )
 
 
-class PatchBatches(Sampler[list[Key]]):
-    """The keys of every batch from `first_epoch` to `last_epoch` (counted from 1), for one of the processes.
+@dataclass(frozen=True)
+class Order:
+    """Which patches every epoch looks at, and in which order: a function of (seed, epoch) alone.
 
-    All processes draw the same shuffled epoch and take their share of each global batch, so that the batches do not
-    depend on the number of processes. An epoch has `steps` batches; with 0, one pass over the data. What is missing
-    to whole passes or batches is filled up with the epoch's first samples. The first `skip` batches are left out: a
-    resumed run has seen them. With `overfit`, the same that many samples come again and again.
+    An epoch has `steps` batches; with 0, one pass over the pairs, filled up to whole batches. No key comes twice in
+    a training. With `shares`, each folder gets its part of every epoch, to the nearest patch; without, all pairs are
+    looked at alike. Within a folder they always are: none comes once more before each of the others has come as often.
+    With `overfit`, the same that many samples come again and again.
+
+    Raises:
+        ConfigError: a share is so small that its folder would get no patch.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        seed: int,
-        first_epoch: int,
-        last_epoch: int,
-        steps: int = 0,
-        process: Process = ONE,
-        skip: int = 0,
-        overfit: int = 0,
-    ) -> None:
-        if batch_size % process.world:
-            raise ConfigError(f"OPTIM.BATCH_SIZE {batch_size} cannot be shared equally by {process.world} processes")
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.first_epoch, self.last_epoch = first_epoch, last_epoch
-        self.steps_per_epoch = steps or -(-length // batch_size)
-        self.process, self.skip, self.overfit = process, skip, overfit
+    lengths: tuple[int, ...]  # pairs of each folder; in the data set, the folders follow each other
+    batch_size: int  # over all processes
+    seed: int
+    steps: int = 0
+    shares: tuple[float, ...] = ()  # of each folder, in any unit
+    overfit: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shares and not all(self._counts()):
+            raise ConfigError(
+                f"TRAINING.SHARES {list(self.shares)}: an epoch of {self._size} patches leaves none for one of the "
+                "folders; give it a larger share, or the epoch more steps (TRAINING.EPOCH_STEPS)"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.steps or -(-sum(self.lengths) // self.batch_size)
+
+    @property
+    def facts(self) -> list[Any]:
+        """All that the order depends on, for a checkpoint: with others, an epoch cannot be continued."""
+        mixed = [list(self.lengths), list(self.shares)] if self.shares else []
+        return [sum(self.lengths), self.batch_size, self.seed, self.steps, self.overfit, *mixed]
+
+    def epoch(self, epoch: int) -> list[Key]:
+        """The keys of one epoch, batch after batch."""
+        if self.overfit:
+            return [(0, index % self.overfit) for index in range(self._size)]
+        rng, total = np.random.default_rng((self.seed, epoch)), sum(self.lengths)
+        if self.shares:
+            parts = []
+            for count, length, first in zip(self._counts(), self.lengths, accumulate((0, *self.lengths)), strict=False):
+                passes, numbers = np.divmod(_looks(count, length, rng), length)
+                parts.append(passes * total + first + numbers)
+            order = rng.permutation(np.concatenate(parts))
+        else:
+            order = _looks(self._size, total, rng)
+        return [(epoch, int(index)) for index in order]
+
+    @property
+    def _size(self) -> int:
+        return self.steps_per_epoch * self.batch_size
+
+    def _counts(self) -> list[int]:
+        """How many patches of an epoch each folder gives: its share, by the largest remainder."""
+        exact = self._size * np.array(self.shares) / sum(self.shares)
+        counts = exact.astype(int)
+        for folder in np.argsort(counts - exact, kind="stable")[: self._size - counts.sum()]:
+            counts[folder] += 1
+        return counts.tolist()
+
+
+def _looks(count: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` different looks at `length` images, each image alike: number of the image + `length` * pass.
+
+    The whole passes are shuffled together, what is missing to `count` comes from one pass more.
+    """
+    passes, rest = divmod(count, length)
+    return np.concatenate([rng.permutation(passes * length), passes * length + rng.permutation(length)[:rest]])
+
+
+class PatchBatches(Sampler[list[Key]]):
+    """The keys of every batch of `epochs` (counted from 1), as one of the processes gets them.
+
+    All processes draw the same epoch and take their part of each global batch, so that the batches do not depend on
+    the number of processes. The first `skip` batches are left out: a resumed run has seen them.
+    """
+
+    def __init__(self, order: Order, epochs: range, process: Process = ONE, skip: int = 0) -> None:
+        if order.batch_size % process.world:
+            raise ConfigError(
+                f"OPTIM.BATCH_SIZE {order.batch_size} cannot be shared equally by {process.world} processes"
+            )
+        self.order, self.epochs, self.process, self.skip = order, epochs, process, skip
 
     def __len__(self) -> int:
-        return self.steps_per_epoch * (self.last_epoch - self.first_epoch + 1) - self.skip
+        return max(0, self.order.steps_per_epoch * len(self.epochs) - self.skip)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        batches = (batch for epoch in range(self.first_epoch, self.last_epoch + 1) for batch in self._epoch(epoch))
+        batches = (batch for epoch in self.epochs for batch in self._epoch(epoch))
         return islice(batches, self.skip, None)
 
     def _epoch(self, epoch: int) -> Iterator[list[Key]]:
-        share = self.batch_size // self.process.world
-        size = self.steps_per_epoch * self.batch_size
-        passes = max(1, size // self.length)
-        order = np.random.default_rng((self.seed, epoch)).permutation(passes * self.length)
-        if self.overfit:
-            epoch, order = 0, np.arange(self.overfit)
-        order = np.resize(order, size)  # cut short, or filled up from its beginning
-        for start in range(self.process.rank * share, len(order), self.batch_size):
-            yield [(epoch, int(index)) for index in order[start : start + share]]
+        keys, share = self.order.epoch(epoch), self.order.batch_size // self.process.world
+        for start in range(self.process.rank * share, len(keys), self.order.batch_size):
+            yield keys[start : start + share]
 
 
 def centre_patch(pair: Pair, size: int, seed: int, degradation: Degradation | None) -> tuple[np.ndarray, np.ndarray]:

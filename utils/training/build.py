@@ -14,9 +14,6 @@ from yacs.config import CfgNode
 
 from ...models import M3SNet, create_model, load_model, widen
 from ..cli import UserError
-from ..data.pairs import Pair, find_pairs, find_photographs, split_by_scene
-from ..data.samples import photographs
-from ..tasks import Task
 
 
 class TrainingError(UserError):
@@ -66,28 +63,6 @@ def join_restarted(cpu: bool) -> None:
     store, rank, world = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(f"restart {restart}", store)
     dist.init_process_group("gloo" if cpu else None, store=store, rank=rank, world_size=world)
-
-
-def training_pairs(config: CfgNode, task: Task, say: Any) -> tuple[list[Pair], list[Pair]]:
-    """The pairs to train on and those to validate on, as the TRAINING keys say."""
-    training = config.TRAINING
-    pairs = find_pairs(training.TRAIN_DIR) if training.TRAIN_DIR else []
-    folders = [folder for folder in training.SHARP_DIRS if folder != "samples"]
-    sharp = find_photographs(folders)
-    if "samples" in training.SHARP_DIRS:
-        sharp += [Pair(name, None, path) for name, path in photographs("train").items()]
-    if not pairs and not sharp:
-        raise TrainingError("no training data: set TRAINING.TRAIN_DIR (pairs) or TRAINING.SHARP_DIRS (photographs)")
-    if training.VAL_DIR and task.is_test_set(training.VAL_DIR) and not training.VAL_ON_TEST_SET:
-        say(
-            f"warning: TRAINING.VAL_DIR {training.VAL_DIR} is a test set; a checkpoint chosen on it has no honest test "
-            "score. Validation images are split from the training set instead (TRAINING.VAL_ON_TEST_SET true: use it)."
-        )
-    elif training.VAL_DIR:
-        return pairs + sharp, find_pairs(training.VAL_DIR)
-    # Real pairs alone are the better judges; synthetic ones stand in where there are none.
-    rest, held = split_by_scene(pairs or sharp, training.VAL_COUNT, training.VAL_SEED)
-    return (rest + sharp, held) if pairs else (rest, held)
 
 
 def build_model(config: CfgNode) -> M3SNet:

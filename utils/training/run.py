@@ -21,7 +21,8 @@ from ...models import M3SNet
 from ..config import differences, save_config, to_dict
 from ..data.cache import open_cache
 from ..data.pairs import Pair, check_pairs
-from ..data.patches import Patch, PatchBatches, PatchDataset, Process, centre_patch
+from ..data.patches import Order, Patch, PatchBatches, PatchDataset, Process, centre_patch
+from ..data.train_sets import Sources, find_images
 from ..images import write_image
 from ..provenance import code_version
 from ..restoring.restorer import restore_image
@@ -34,7 +35,6 @@ from .build import (
     compile_model,
     fitting_parts,
     start_accelerator,
-    training_pairs,
 )
 from .checkpoint import (
     BEST,
@@ -77,7 +77,8 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
 
     # Data
     training, epochs = config.TRAINING, config.OPTIM.NUM_EPOCHS
-    pairs, val_pairs = training_pairs(config, task, say)
+    found = find_images(task, Sources.of(training), say)
+    pairs, val_pairs = found.pairs, found.val_pairs
     say(f"checking {len(pairs) + len(val_pairs):,} images")
     check_pairs([*pairs, *val_pairs])
     process = Process(accelerator.process_index, accelerator.num_processes)
@@ -95,8 +96,10 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
     optimizer = build_optimizer(model, config)
     average = training.EMA_DECAY
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
-    order = [len(dataset), config.OPTIM.BATCH_SIZE, training.SEED, training.EPOCH_STEPS, training.OVERFIT]
-    state = TrainState(model, optimizer, ema, accelerator.scaler, order)
+    order = Order(
+        found.lengths, config.OPTIM.BATCH_SIZE, training.SEED, training.EPOCH_STEPS, found.shares, training.OVERFIT
+    )
+    state = TrainState(model, optimizer, ema, accelerator.scaler, order.facts)
     parameters, processes = sum(p.numel() for p in model.parameters()), accelerator.num_processes
     say(f"{parameters:,} parameters, {accelerator.device.type}, on {processes} process{'es' * (processes > 1)}")
 
@@ -112,17 +115,7 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
     wrapped, stepper = accelerator.prepare(network, optimizer)
     optim = config.OPTIM
     stepping = Stepping(wrapped, stepper, state, accelerator, parts, optim.CLIP_NORM, training.SEED, optim.LOSS_EPS)
-    batches = PatchBatches(
-        len(dataset),
-        config.OPTIM.BATCH_SIZE,
-        training.SEED,
-        state.epoch + 1,
-        epochs,
-        training.EPOCH_STEPS,
-        process,
-        skip=state.epoch_step,
-        overfit=training.OVERFIT,
-    )
+    batches = PatchBatches(order, range(state.epoch + 1, epochs + 1), process, skip=state.epoch_step)
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
@@ -146,12 +139,12 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
         rescue(interruption, state, run, config, accelerator, parts),
     ):
         for epoch in range(state.epoch + 1, epochs + 1):
-            while state.epoch_step < batches.steps_per_epoch:
+            while state.epoch_step < order.steps_per_epoch:
                 with log.waiting():
                     patch = next(steps)
                 stepping.step(patch)
                 saving = training.SAVE_STEPS and state.step % training.SAVE_STEPS == 0
-                if state.step % every == 0 or saving or state.epoch_step == batches.steps_per_epoch:
+                if state.step % every == 0 or saving or state.epoch_step == order.steps_per_epoch:
                     settle(stepping, interruption, state, log, epoch, dataset.pairs, run, config, accelerator)
                 if saving:
                     save(state, run, config, accelerator)

@@ -1,0 +1,100 @@
+"""The images of a training: several folders with a share each, no folder twice, no test set unasked."""
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m3snet.Deraining.config import DEFAULTS
+from m3snet.Deraining.dataset import TASK
+from m3snet.utils.config import ConfigError, load_config
+from m3snet.utils.data.pairs import PairError
+from m3snet.utils.data.train_sets import Images, Sources, find_images
+
+
+@pytest.fixture
+def two(folder: Path) -> list[Path]:
+    """Two folders of pairs: nine, and three that are copies of some of the nine under other names."""
+    for number in range(3):
+        for side in ("input", "target"):
+            place = folder.with_name("more") / side / f"more-{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / side / f"{2 * number}.png", place)
+    return [folder, folder.with_name("more")]
+
+
+def sources(**keys: Any) -> Sources:
+    words = [str(word) for key, value in keys.items() for word in (f"TRAINING.{key}", value)]
+    return Sources.of(load_config(DEFAULTS, None, words).TRAINING)
+
+
+def find(**keys: Any) -> Images:
+    return find_images(TASK, sources(**keys))
+
+
+def test_one_folder_or_several(two: list[Path]) -> None:
+    one = find(TRAIN_DIR=two[0], VAL_COUNT=2)
+    assert (len(one.pairs), one.lengths, one.shares, len(one.val_pairs)) == (7, (7,), (), 2)
+    assert one == find(TRAIN_DIR=[str(two[0])], VAL_COUNT=2)
+    both = find(TRAIN_DIR=[str(folder) for folder in two], VAL_COUNT=0, SHARES=[3, 1])
+    assert (both.lengths, both.shares) == ((9, 3), (3.0, 1.0))
+    assert [pair.name for pair in both.pairs] == [*map(str, range(9)), "more-0", "more-1", "more-2"]
+
+
+def test_a_scene_is_held_out_of_all_folders(two: list[Path]) -> None:
+    for seed in range(4):
+        found = find(TRAIN_DIR=[str(folder) for folder in two], VAL_COUNT=4, VAL_SEED=seed)
+        held = {pair.name for pair in found.val_pairs}
+        assert {name.removeprefix("more-") for name in held} <= {str(i) for i in range(9)}
+        assert all((f"more-{i}" in held) == (str(2 * i) in held) for i in range(3))
+        assert sum(found.lengths) == len(found.pairs) == 12 - len(held)
+        assert found.lengths[1] == 3 - sum(name.startswith("more") for name in held)
+
+
+def test_photographs_follow_the_pairs_and_are_not_held_out(two: list[Path]) -> None:
+    found = find(TRAIN_DIR=two[0], SHARP_DIRS=[f"{two[1]}/target", "samples"], VAL_COUNT=3, SHARES=[2, 1, 1])
+    assert found.lengths == (6, 3, 7)
+    assert [pair.input is None for pair in found.pairs] == 6 * [False] + 10 * [True]
+    assert all(pair.input for pair in found.val_pairs)
+
+
+def test_a_folder_named_twice_is_refused(two: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"TRAINING\.TRAIN_DIR names .*pairs/ twice.*TRAINING\.SHARES"):
+        sources(TRAIN_DIR=[str(two[0]), f"{two[0]}/"])
+    monkeypatch.chdir(two[0])
+    with pytest.raises(ConfigError, match=r"TRAINING\.SHARP_DIRS names \./target twice"):
+        sources(SHARP_DIRS=[str(two[0] / "target"), "./target"])
+    with pytest.raises(ConfigError, match=r"TRAINING\.SHARP_DIRS names samples twice"):
+        sources(SHARP_DIRS=["samples", "samples"])
+    assert sources(TRAIN_DIR=two[0], SHARP_DIRS=[str(two[0])]).sharp_dirs  # pairs and photographs may lie together
+
+
+@pytest.mark.parametrize("shares", ["[1]", "[1,2,3]", "[1,0]", "[1,-1]", "[1,'a']", "[1,True]", "[1,1e999]"])
+def test_shares_are_one_number_for_each_folder(shares: str) -> None:
+    with pytest.raises(ConfigError, match=r"TRAINING\.SHARES .*one number above 0 for each of the 2 folders a, b"):
+        sources(TRAIN_DIR="a", SHARP_DIRS="b", SHARES=shares)
+
+
+def test_folders_are_text() -> None:
+    with pytest.raises(ConfigError, match=r"TRAINING\.SHARP_DIRS: expected names of folders, found 5"):
+        sources(SHARP_DIRS="[5]")
+    with pytest.raises(PairError, match=r"no training data: set TRAINING\.TRAIN_DIR"):
+        find()
+
+
+def test_a_folder_with_a_share_keeps_an_image(two: list[Path]) -> None:
+    with pytest.raises(PairError, match=r"more: all its images are held out.*VAL_COUNT"):
+        find(TRAIN_DIR=[str(folder) for folder in two], VAL_COUNT=11, SHARES=[1, 1])
+
+
+@pytest.mark.parametrize("key", ["TRAIN_DIR", "SHARP_DIRS"])
+def test_a_test_set_is_not_trained_on_unless_asked(key: str, folder: Path, tmp_path: Path) -> None:
+    test_set = tmp_path / "Rain13K/test/Rain100L"
+    test_set.parent.mkdir(parents=True)
+    folder.rename(test_set)
+    named = test_set if key == "TRAIN_DIR" else test_set / "target"
+    with pytest.raises(PairError, match=r"Rain100L.* is a test set: .*TRAINING\.TRAIN_ON_TEST_SET true"):
+        find(**{key: named})
+    assert find(**{key: named, "VAL_COUNT": 2, "TRAIN_ON_TEST_SET": "true"}).lengths == (7,)
