@@ -122,10 +122,10 @@ class M3SNet(nn.Module):
         self.decoders = nn.ModuleList(_blocks(c, number) for c, number in zip(chs[-2::-1], dec_blk_nums, strict=True))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        self._check(image)
+        self.check(image)
         height, width = image.shape[-2:]
-        x = self._pad(image)
-        restored = x + self._residual(x)
+        x = self.pad(image)
+        restored = x + self.residual(x)
         return restored[..., :height, :width]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -148,7 +148,8 @@ class M3SNet(nn.Module):
             **{f"decoders.{index}": count - 1 - index for index in range(count)},
         }
 
-    def _residual(self, image: torch.Tensor) -> torch.Tensor:
+    def residual(self, image: torch.Tensor) -> torch.Tensor:
+        """What the network adds to a padded image; the same shape."""
         x = self.intro(image)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
@@ -167,12 +168,14 @@ class M3SNet(nn.Module):
             skips = [next(ffms)(skips[level], skips[level + 1]) for level in range(row)] + skips[row:]
         return skips
 
-    def _pad(self, image: torch.Tensor) -> torch.Tensor:
+    def pad(self, image: torch.Tensor) -> torch.Tensor:
+        """The image with zeros at the bottom and right, up to multiples of what the levels divide by."""
         multiple = 2 ** len(self.downs)
         height, width = image.shape[-2:]
         return F.pad(image, (0, -width % multiple, 0, -height % multiple))
 
-    def _check(self, image: torch.Tensor) -> None:
+    def check(self, image: torch.Tensor) -> None:
+        """Raises ValueError where `image` is not what `forward` takes."""
         channels = self.intro.in_channels
         if image.ndim != 4 or image.shape[1] != channels or not image.numel() or not image.is_floating_point():
             raise ValueError(

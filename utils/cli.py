@@ -4,6 +4,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from .allocator import keep_freed_memory
+
 
 class UserError(ValueError):
     """Something that a person can put right; the message says what, where, and how."""
@@ -14,6 +16,7 @@ def run_program(main: Callable[[], None]) -> None:
 
     What a terminal's encoding cannot show is printed as escapes: no file name stops a program.
     """
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
