@@ -1,5 +1,14 @@
 """The deraining benchmarks: where each lies below DATA.ROOT, how it is scored, what the paper reports."""
-from ..utils.data.rain import RAIN
+from __future__ import annotations
+
+from dataclasses import replace
+
+from yacs.config import CfgNode
+
+from ..utils.config import ConfigError
+from ..utils.data.pairs import find_photographs
+from ..utils.data.rain import RAIN, LayeredRain
+from ..utils.images import read_image
 from ..utils.tasks import Benchmark, Task, TrainingSet
 
 TASK = Task(
@@ -28,3 +37,19 @@ TASK = Task(
         "Rain13K": TrainingSet("Rain13K/train", images=(13712, 13711)),
     },
 )
+
+
+def task_with_rain(config: CfgNode) -> Task:
+    """The task, with the rain that TRAINING.RAIN_LAYERS asks for.
+
+    Raises:
+        ConfigError: the share is none.
+        PairError, ImageError: the folder holds no images, or one that cannot be read.
+    """
+    folder, share = config.TRAINING.RAIN_LAYERS, config.TRAINING.RAIN_LAYERS_SHARE
+    if not folder:
+        return TASK
+    if not 0 <= share <= 1:
+        raise ConfigError(f"TRAINING.RAIN_LAYERS_SHARE {share}: expected a share of the photographs, 0 to 1")
+    layers = [read_image(layer.target)[..., 0] for layer in find_photographs([folder])]
+    return replace(TASK, degradation=replace(RAIN, apply=LayeredRain(layers, share)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from m3snet.Deraining.config import DEFAULTS
-from m3snet.Deraining.dataset import TASK
+from m3snet.Deraining.dataset import task_with_rain
 from m3snet.utils.cli import run_program
 from m3snet.utils.config import argument_parser, load_task_config
 from m3snet.utils.training.run import train
@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes, and stop")
     arguments = parser.parse_args(argv)
-    train(load_task_config(DEFAULTS, arguments.config, arguments.opts), TASK, arguments.dry_run)
+    config = load_task_config(DEFAULTS, arguments.config, arguments.opts)
+    train(config, task_with_rain(config), arguments.dry_run)
 
 
 if __name__ == "__main__":
