@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             restored = restore_image(model, image, tile)
             write_image(out, restored)
         except (OSError, UserError) as error:  # the photographs after it may be good
-            print(f"error: {error}", file=sys.stderr)
+            named = str(photo) in str(error) or str(out) in str(error)
+            print(f"error: {error}" if named else f"error: {photo}: {error}", file=sys.stderr)
             failed += 1
             continue
         height, width = image.shape[:2]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..utils.cli import UserError
 from .m3snet import M3SNet
 
 ENLARGEMENT = 1.5  # of the window over the training patch, as published
@@ -21,11 +22,18 @@ ENLARGEMENT = 1.5  # of the window over the training patch, as published
 Model = TypeVar("Model", bound=nn.Module)
 
 
+class TLCError(UserError):
+    """A model that TLC cannot be applied to; the message says why."""
+
+
 class LocalAvgPool2d(nn.Module):
     """The mean over a window around every pixel; over the whole image where the window covers it.
 
     N x C x H x W -> N x C x H x W; an axis that the window covers has length 1 in the result. The window stays inside
     the image: pixels near a border take the mean of the nearest window that does.
+
+    Whether the window covers the image is decided in Python: torch.jit.trace and ONNX keep what was decided for the
+    size that they saw, and at another size the result is wrong without an error.
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -46,18 +54,19 @@ class LocalAvgPool2d(nn.Module):
 def apply_tlc(model: Model, patch_size: int) -> Model:
     """A copy of `model`, trained on `patch_size` x `patch_size` patches, whose global average pools are local ones.
 
-    Finds `nn.AdaptiveAvgPool2d(1)`. The copy shares no memory with `model`, which stays as it is.
+    Finds `nn.AdaptiveAvgPool2d(1)`. The copy shares no memory with `model`, which stays as it is. Trace or export the
+    copy once for every size of image (`LocalAvgPool2d`).
 
     Raises:
-        ValueError: the model has no global average pool, uses one at several sizes, or cannot take such a patch.
+        TLCError: the model has no global average pool, uses one at several sizes, or cannot take such a patch.
     """
     if patch_size < 1:
-        raise ValueError(f"TLC: expected the size of the training patches in pixels, found {patch_size}")
+        raise TLCError(f"TLC: expected the size of the training patches in pixels, found {patch_size}")
     model = copy.deepcopy(model)
     # A pool has no weights, so a model may use one object in several places: each place gets its own window.
     pools = [name for name, module in model.named_modules(remove_duplicate=False) if name and _is_global(module)]
     if not pools:
-        raise ValueError(f"TLC: {type(model).__name__} has no nn.AdaptiveAvgPool2d(1) to replace")
+        raise TLCError(f"TLC: {type(model).__name__} has no nn.AdaptiveAvgPool2d(1) to replace")
     for name, (height, width) in _pooled_sizes(model, pools, patch_size).items():
         _replace(model, name, LocalAvgPool2d(math.floor(ENLARGEMENT * height), math.floor(ENLARGEMENT * width)))
     return model
@@ -96,20 +105,20 @@ def _traced_sizes(model: nn.Module, names: list[str], patch_size: int) -> dict[s
         def record(_: nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
             size = inputs[0].shape[-2], inputs[0].shape[-1]
             if sizes.setdefault(name, size) != size:
-                raise ValueError(f"TLC: {name} pools features of two sizes, {sizes[name]} and {size}")
+                raise TLCError(f"TLC: {name} pools features of two sizes, {sizes[name]} and {size}")
 
         pool = nn.AdaptiveAvgPool2d(1)
         pool.register_forward_pre_hook(record)
         _replace(shapes, name, pool)
     conv = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if conv is None:
-        raise ValueError(f"TLC: {type(model).__name__} has no nn.Conv2d to tell how many channels its images have")
+        raise TLCError(f"TLC: {type(model).__name__} has no nn.Conv2d to tell how many channels its images have")
     patch = torch.empty(1, conv.in_channels, patch_size, patch_size, dtype=conv.weight.dtype, device="meta")
     try:
         with torch.no_grad():
             shapes(patch)
     except RuntimeError as error:
-        raise ValueError(f"TLC: {type(model).__name__} takes no {patch_size} x {patch_size} patch ({error})") from error
+        raise TLCError(f"TLC: {type(model).__name__} takes no {patch_size} x {patch_size} patch ({error})") from error
     return sizes
 
 

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,27 @@ LAYOUTS: dict[str, Callable[[Tensors], Any]] = {
     "bare parallel": prefixed,
     "compiled": lambda tensors: prefixed(prefixed(tensors, "_orig_mod.")),
     "own names": lambda tensors: {"state_dict": from_published(tensors)},
+    "lightning": lambda tensors: {"state_dict": prefixed(tensors, "net."), "loops": {"fit_loop": {"epoch": 3}}},
+    "model": lambda tensors: {"model": tensors, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}}},
+    "model_state_dict": lambda tensors: {"model_state_dict": tensors},
+    "net_g": lambda tensors: {"net_g": prefixed(tensors), "net_d": {"conv.weight": torch.zeros(1)}},
+    "nested": lambda tensors: {"checkpoint": {"networks": {"generator": {"state_dict": tensors}}}},
+    "fsdp": lambda tensors: {
+        "net": {f"_fsdp_wrapped_module.{name.replace('.0.', '.0._fsdp_wrapped_module.', 1)}": tensor
+                for name, tensor in tensors.items()}
+    },
+    "checkpointing": lambda tensors: prefixed(tensors, "module._checkpoint_wrapped_module._orig_mod."),
+    "any prefix": lambda tensors: prefixed(tensors, "model.restorer.backbone."),
+    "averaged model": lambda tensors: {"n_averaged": torch.tensor(7), **prefixed(tensors)},
+    "ema_pytorch": lambda tensors: {
+        "initted": torch.tensor(True),
+        "step": torch.tensor(9),
+        **prefixed({name: tensor + 1 for name, tensor in tensors.items()}, "online_model."),
+        **prefixed(tensors, "ema_model."),
+    },
+    "thop": lambda tensors: {
+        **tensors, "total_ops": torch.zeros(1), "encoders.0.0.conv1.total_params": torch.zeros(1, dtype=torch.float64)
+    },
     "foreign config": lambda tensors: {"config": {"TRAINING": None}, "state_dict": tensors},
     "config text": lambda tensors: {"config": "m3snet.yml", "state_dict": tensors},
 }
@@ -95,9 +118,19 @@ def test_averaged_weights_come_first(model: M3SNet, published: Tensors, tmp_path
         {"params": others, "params_ema": published},
         {"state_dict": others, "params_ema": published, "epoch": 1},
         {"params": published, "params_ema": None},
+        {"model": others, "ema": prefixed(published)},
+        {"state_dict": {**prefixed(others, "net."), **prefixed(published, "net_ema.")}},
+        {"net_g": others, "swa_model": {"n_averaged": torch.tensor(2), **prefixed(published)}},
+        {"teacher": others, "params": published},
     ):
         torch.save(content, tmp_path / "weights.pth")
         assert_same(load_model(tmp_path / "weights.pth"), model)
+
+
+def test_several_networks_are_not_guessed_among(published: Tensors, tmp_path: Path) -> None:
+    torch.save({"teacher": published, "student": published.copy()}, tmp_path / "weights.pth")
+    message = refusal(tmp_path / "weights.pth")
+    assert message.endswith("holds several networks (teacher, student); save one of them to a file of its own")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -174,23 +207,40 @@ def test_half_files_are_half_as_large_and_almost_equal(model: M3SNet, tmp_path: 
         assert torch.allclose(tensor, expected[name], rtol=2**-11, atol=1e-7)
 
 
-def test_failed_writes_leave_the_old_file(
-    model: M3SNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_writes_leave_the_old_file(model: M3SNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(model, path)
 
-    write = Path.write_bytes
-
-    def fill_disk(path: Path, content: bytes) -> None:
-        write(path, content[: len(content) // 2])
+    def fill_disk(_: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fill_disk)
+    monkeypatch.setattr(os, "fsync", fill_disk)
     with pytest.raises(OSError, match="no space"):
         save_weights(tiny(), path)
     assert_same(load_model(path), model)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_values_that_are_not_finite_are_refused(name: str, value: float, published: Tensors, tmp_path: Path) -> None:
+    tensors = dict(published)
+    for spoilt in ("ending.bias", "middle.0.0.beta"):
+        tensors[spoilt] = tensors[spoilt].clone()
+        tensors[spoilt].flatten()[-1] = value
+    path = tmp_path / name
+    save_file(tensors, path) if name.endswith("safetensors") else torch.save(tensors, path)
+    message = refusal(path)
+    assert f"2 of {len(tensors)} tensors hold NaN or infinity, ending.bias, ffms.0.block.beta: " in message
+
+
+def test_values_too_large_for_16_bits_are_not_written(tmp_path: Path) -> None:
+    model = tiny()
+    torch.nn.init.constant_(model.ending.bias, 70000)
+    save_weights(model, tmp_path / "whole.safetensors")
+    with pytest.raises(ValueError, match=r"half\.safetensors: not written: values that are not finite .*ending\.bias"):
+        save_weights(model, tmp_path / "half.safetensors", half=True)
+    assert not (tmp_path / "half.safetensors").exists()
 
 
 def test_files_are_named_for_what_they_are(model: M3SNet, tmp_path: Path) -> None:
@@ -266,7 +316,7 @@ def test_files_of_other_kinds(name: str, content: bytes, tmp_path: Path) -> None
         (None, "expected named tensors"),
         ({"state_dict": 3}, "expected named tensors"),
         ({"state_dict": {"intro.weight": [1.0]}}, "expected named tensors"),
-        ({}, "not the weights of an M3SNet or NAFNet"),
+        ({}, "expected named tensors"),
         ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "its tensors begin conv1.weight"),
         ({"intro.weight": torch.zeros(8), "downs.0.weight": torch.zeros(16, 8, 2, 2)}, "not the weights of an M3SNet"),
         ({"intro.weight": torch.zeros(0, 3, 3, 3), "downs.0.weight": torch.zeros(1)}, "not the weights of an M3SNet"),
@@ -313,6 +363,52 @@ def test_long_lists_are_cut(published: Tensors, tmp_path: Path) -> None:
     lines = refusal(tmp_path / "weights.pth").splitlines()
     assert len(lines) == 12
     assert lines[-1] == f"  ... and {missing - 10} more"
+
+
+# Files made to harm
+
+
+ONES = torch.ones(8)
+# Tensors that are put among those of a sound network, and why it is refused. Each took minutes, or gigabytes.
+BOMBS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "blocks": ({"encoders.0.999999.norm1.weight": ONES}, r"names 1,000,0\d\d blocks"),
+    "middle": ({"middle_blks.999999.temperature": ONES}, r"names 1,000,0\d\d blocks"),
+    "levels": ({"downs.40.bias": ONES}, "no M3SNet has this width and these levels"),
+    "digits": ({f"encoders.0.{'9' * 5000}.norm1.weight": ONES}, r"unexpected encoders\.0\.9{60,80}\.\.\. \(8,\)"),
+    "width": ({"intro.weight": torch.ones(1).expand(8 << 40, 3, 3, 3)}, "more values than the file has bytes for"),
+    "shared": ({"ending.weight": torch.ones(1).expand(3, 8, 9999, 9999)}, "more values than the file has bytes for"),
+    "sparse": ({"ending.weight": torch.ones(3, 8, 3, 3).to_sparse()}, "expected plain tensors"),
+    "meta": ({"ending.weight": torch.ones(3, 8, 3, 3, device="meta")}, "expected plain tensors"),
+    "terminal": ({"\x1b[2J" + "a" * 9999: ONES}, r"unexpected \\x1b\[2Ja{60,80}\.\.\. \(8,\)"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_bombs_are_refused_in_a_few_words(bomb: str, published: Tensors, tmp_path: Path) -> None:
+    harm, reason = BOMBS[bomb]
+    torch.save({**published, **harm}, tmp_path / "weights.pth")
+    message = refusal(tmp_path / "weights.pth")
+    assert re.search(reason, message), message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("patch_size", [0, -1, 10**9])
+def test_an_absurd_patch_size_is_refused(patch_size: int, published: Tensors, tmp_path: Path) -> None:
+    torch.save({"state_dict": published, "config": {"TRAINING": {"TRAIN_PS": patch_size}}}, tmp_path / "weights.pth")
+    expected = f"says that it was trained on patches of {patch_size} pixels; expected 1 to 65,535"
+    assert expected in refusal(tmp_path / "weights.pth")
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(published: Tensors, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(published, path)
+    with zipfile.ZipFile(path) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+    assert "compressed, which torch.save never does" in refusal(path)
 
 
 # Released weights

@@ -1,6 +1,7 @@
 """Photographs in, restored photographs out: utils.restoring.restorer and the command restore.py."""
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from functools import partial
@@ -14,11 +15,11 @@ from skimage import data
 import m3snet.Deblurring.dataset
 import m3snet.Deraining.dataset
 from m3snet.models import M3SNet, load_model, save_weights
-from m3snet.models.weights import released
+from m3snet.models.weights import WeightsError, released
 from m3snet.restore import TILE, WEIGHTS, main
 from m3snet.utils.cli import UserError
 from m3snet.utils.images import read_image, to_tensor, write_image
-from m3snet.utils.restoring.restorer import load_restorer, restore_image, smallest_tile
+from m3snet.utils.restoring.restorer import RestoringError, load_restorer, restore_image, smallest_tile
 from m3snet.utils.scoring.report import error_map
 
 SCRIPT = Path(__file__).parents[2] / "restore.py"
@@ -62,6 +63,69 @@ def test_restore_refuses_what_is_no_photograph(model: M3SNet) -> None:
     for image in (np.zeros((20, 20), np.uint8), np.zeros((20, 20, 3), np.float32), np.zeros((3, 20, 20), np.uint8)):
         with pytest.raises(ValueError, match=r"expected an H x W x 3 uint8 image, found \("):
             restore_image(model, image)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_output_that_is_not_finite_is_an_error(model: M3SNet, value: float) -> None:
+    torch.nn.init.constant_(model.ending.bias, value)
+    with pytest.raises(RestoringError, match="the network's output is not finite"):
+        restore_image(model, data.astronaut()[:20, :20])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+)
+def test_out_of_memory_is_one_line_and_the_next_photograph_goes_on(
+    error: Exception, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = M3SNet.forward
+
+    def small_only(model: M3SNet, image: torch.Tensor) -> torch.Tensor:
+        if image.shape[-1] > 40:
+            raise error
+        return forward(model, image)
+
+    monkeypatch.setattr(M3SNet, "forward", small_only)
+    photos = [tmp_path / "large.png", tmp_path / "small.png"]
+    for photo, width in zip(photos, (50, 30), strict=True):
+        write_image(photo, data.astronaut()[:20, :width])
+    with pytest.raises(UserError, match="1 of 2 photographs could not be restored"):
+        main(["rain", *map(str, photos), "-o", str(tmp_path / "out"), "--weights", weights])
+    shown = capsys.readouterr()
+    assert shown.err == (
+        f"error: {photos[0]}: not enough memory on cpu for 50 x 20 pixels; restore it in (smaller) tiles\n"
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.png"]
+
+
+def test_other_errors_of_a_network_are_not_taken_for_that(model: M3SNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: M3SNet, image: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("a shape is wrong")
+
+    monkeypatch.setattr(M3SNet, "forward", fail)
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        restore_image(model, data.astronaut())
+
+
+@pytest.mark.parametrize(("channels", "said"), [(1, "1 channel;"), (4, "4 channels;")])
+def test_weights_for_other_images_than_rgb_are_refused(channels: int, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(M3SNet(img_channel=channels, width=8, enc_blk_nums=(1, 1, 1, 1)), path)
+    with pytest.raises(WeightsError, match=rf"weights\.safetensors: for images of {said} photographs have 3"):
+        load_restorer(path)
+
+
+def test_a_network_without_anything_to_pool_is_told_from_others(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(M3SNet(width=8, enc_blk_nums=(0, 0), dec_blk_nums=(0, 0), ffm=False), path)
+    with pytest.raises(UserError, match="M3SNet has no"):
+        load_restorer(path)
+    load_restorer(path, tlc=False)
 
 
 def test_load_restorer_with_and_without_tlc(model: M3SNet, weights: str) -> None:

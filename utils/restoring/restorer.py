@@ -10,12 +10,16 @@ from torch import nn
 
 from ...models import M3SNet, apply_tlc, load_model, tlc_window
 from ...models.tlc import ENLARGEMENT
-from ...models.weights import PRETRAINED, released
-from ..cli import warn
+from ...models.weights import PRETRAINED, WeightsError, released
+from ..cli import UserError, warn
 from ..images import to_image, to_tensor
 from .tiling import in_tiles
 
 PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were trained on
+
+
+class RestoringError(UserError):
+    """An image that could not be restored; the message says why, and what to do."""
 
 
 def restore_image(model: nn.Module, image: np.ndarray, tile: int = 0) -> np.ndarray:
@@ -25,6 +29,7 @@ def restore_image(model: nn.Module, image: np.ndarray, tile: int = 0) -> np.ndar
 
     Raises:
         ValueError: the array is of another shape or type, or `tile` is less than `smallest_tile`.
+        RestoringError: the memory is too small, or what comes out is not finite.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected an H x W x 3 uint8 image, found {image.shape} {image.dtype}")
@@ -33,9 +38,20 @@ def restore_image(model: nn.Module, image: np.ndarray, tile: int = 0) -> np.ndar
     def network(part: torch.Tensor) -> torch.Tensor:
         return model(part.to(device, memory_format=torch.channels_last))
 
-    with torch.inference_mode():
-        whole = to_tensor(image)
-        return to_image(in_tiles(network, whole, tile, smallest_tile(model) // 2) if tile else network(whole))
+    try:
+        with torch.inference_mode():
+            whole = to_tensor(image)
+            restored = in_tiles(network, whole, tile, smallest_tile(model) // 2) if tile else network(whole)
+            if not restored.isfinite().all():
+                raise RestoringError("the network's output is not finite: its weights or its precision do not serve")
+            return to_image(restored)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        height, width = image.shape[:2]
+        raise RestoringError(
+            f"not enough memory on {device.type} for {width} x {height} pixels; restore it in (smaller) tiles"
+        ) from error
 
 
 def smallest_tile(model: nn.Module) -> int:
@@ -56,9 +72,11 @@ def load_restorer(
     else the published 256. Without `device` it runs on CUDA, else on MPS, else on the CPU.
 
     Raises:
-        WeightsError: no such weights, or not those of an M3SNet.
+        WeightsError: no such weights, not those of an M3SNet, or of one for other images than RGB.
     """
     model = load_model(weights)
+    if (channels := model.config["img_channel"]) != 3:
+        raise WeightsError(f"{weights}: for images of {channels} channel{'s' * (channels > 1)}; photographs have 3")
     if tlc:
         model = apply_tlc(model, patch_size or model.patch_size or PUBLISHED_PATCH)
     return model.to(device or best_device()).to(memory_format=torch.channels_last)
@@ -69,6 +87,12 @@ def warn_of_other_task(file: Path, task: str) -> None:
     for name, entry in released().items():
         if entry["task"] != task and file.resolve() == PRETRAINED / entry["file"]:
             warn(f"{name} was trained for {entry['task']}, and this is {task}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a class for it, NumPy another; on the CPU and on MPS torch only says so."""
+    classes = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, classes) or any(words in str(error) for words in ("allocate memory", "out of memory"))
 
 
 def best_device() -> torch.device:
