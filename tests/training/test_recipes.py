@@ -19,6 +19,8 @@ SMALL = {
     "TRAINING.VAL_PS": "32",
     "TRAINING.VAL_COUNT": "2",
     "TRAINING.NUM_WORKERS": "0",
+    "TRAINING.SHARP_DIRS": "[]",
+    "TRAINING.SHARES": "[]",
 }
 
 
@@ -29,7 +31,7 @@ def test_a_recipe_starts(
     task: str, name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = ROOT / task / "configs" / f"{name}.yml"
-    here = {"TRAINING.TRAIN_DIR": str(folder), "TRAINING.SHARP_DIRS": "[]", "TRAINING.SAVE_DIR": str(tmp_path)}
+    here = {"TRAINING.TRAIN_DIR": str(folder), "TRAINING.SAVE_DIR": str(tmp_path)}
     words = [word for pair in {**SMALL, **here}.items() for word in pair]
     importlib.import_module(f"m3snet.{task}.train").main(["--dry-run", "--config", str(recipe), "--opts", *words])
     printed = capsys.readouterr().out
