@@ -17,7 +17,7 @@ from m3snet.utils.images import IMAGE_SUFFIXES, read_image, write_image
 from m3snet.utils.restoring.restorer import load_restorer, restore_image, smallest_tile, warn_of_other_task
 
 if TYPE_CHECKING:
-    from m3snet.utils.scoring.report import Row
+    from m3snet.utils.scoring.pictures import Row
 
 WEIGHTS = {"rain": "derain", "blur": "deblur"}  # the released weights that remove it
 TILE = 960  # pixels
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.sheet:
             rows.append(sheet_row(photo.name, image, restored))
     if rows:
-        from m3snet.utils.scoring.report import ERROR_SCALE, comparison_sheet
+        from m3snet.utils.scoring.pictures import ERROR_SCALE, comparison_sheet
 
         comparison_sheet(rows, args.sheet, f"change: {ERROR_SCALE}")
         print(f"side by side: {args.sheet}")
@@ -162,7 +162,7 @@ def plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
 def sheet_row(name: str, image: np.ndarray, restored: np.ndarray) -> Row:
     """A photograph, restored, and where it was changed, each at the size that a sheet shows."""
     from m3snet.utils.scoring.metrics import psnr  # late, with its report: they load what only a sheet needs
-    from m3snet.utils.scoring.report import error_map, fit_panel
+    from m3snet.utils.scoring.pictures import error_map, fit_panel
 
     changed = psnr(restored, image)
     images = {"photograph": image, "restored": restored, "change": error_map(restored, image)}

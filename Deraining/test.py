@@ -7,25 +7,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from m3snet.Deraining.config import DEFAULTS
 from m3snet.Deraining.dataset import TASK
 from m3snet.utils.cli import run_program
-from m3snet.utils.config import load_task_config
-from m3snet.utils.scoring.evaluate import evaluate_task, parse_arguments, score_folders
+from m3snet.utils.scoring.run import run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the evaluation that the command line describes."""
-    arguments = parse_arguments(__doc__, argv)
-    config = load_task_config(DEFAULTS, arguments.config, arguments.opts)
-    home = Path("results") / TASK.name
-    if arguments.score:
-        out_dir = arguments.results or home / "scores" / arguments.score.resolve().name
-        score_folders(config, TASK, arguments.score, arguments.target, out_dir)
-    else:
-        evaluate_task(config, TASK, arguments.weights or TASK.weights, arguments.results or home)
+    run(DEFAULTS, TASK, __doc__, argv)
 
 
 if __name__ == "__main__":

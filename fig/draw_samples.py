@@ -21,7 +21,7 @@ from m3snet.utils.data.samples import sample_pairs
 from m3snet.utils.images import read_image
 from m3snet.utils.restoring.restorer import load_restorer, restore_image
 from m3snet.utils.scoring.metrics import PROTOCOLS
-from m3snet.utils.scoring.report import Row, comparison_sheet
+from m3snet.utils.scoring.pictures import Row, comparison_sheet
 from m3snet.utils.tasks import Task
 
 

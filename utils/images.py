@@ -11,11 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .cli import UserError
 from .files import write_atomically
 
+_ORIENTATION = 274  # EXIF
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 
@@ -29,7 +31,12 @@ def is_image(path: Path) -> bool:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as H x W x 3 uint8 RGB, turned upright by its EXIF orientation.
+    """Read an image as H x W x 3 uint8 RGB; see `read_converted`."""
+    return read_converted(path)[0]
+
+
+def read_converted(path: str | Path) -> tuple[np.ndarray, list[str]]:
+    """Read an image as H x W x 3 uint8 RGB, turned upright by its EXIF orientation; and say what was converted.
 
     Gray images become three equal channels, an alpha channel is dropped, 16-bit values are rounded to 8.
 
@@ -41,25 +48,18 @@ def read_image(path: str | Path) -> np.ndarray:
         ImageError: the file is missing, empty, cut off, or not an image that OpenCV reads.
     """
     path = Path(path)
-    try:
-        # Not cv2.imread: it returns None for every reason, and cannot open non-ASCII paths on Windows.
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
-    if data.size == 0:
-        raise ImageError(f"{path}: the file is empty (0 bytes)")
+    data = _bytes_of(path)
     # Before decoding: for a cut JPEG OpenCV 4.10 returns gray or parts of the image it decoded before; 4.11 and 5.0
     # refuse most of them, but not all of those whose rest is zeros.
-    is_jpeg = data.data[:2] == b"\xff\xd8"
-    end, in_scans = _jpeg_end(data.data) if is_jpeg else (_png_end(data.data), False)
-    if end < 0:
-        raise ImageError(f"{path}: the image is cut off after {data.size:,} bytes; copy or download it again")
+    end, in_scans = _end_of(path, data)
+    is_jpeg = data.data[:2] == _JPEG_SIGNATURE
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise ImageError(f"{path}: cannot be decoded ({error.err})") from error
     if image is None:
         raise ImageError(f"{path}: not an image OpenCV can read, or damaged or cut off")
+    converted = _conversions(data.data, image.dtype)
     if image.dtype == np.uint16:
         image = np.round(image / 257.0).astype(np.uint8)
     if image.dtype != np.uint8:
@@ -67,7 +67,26 @@ def read_image(path: str | Path) -> np.ndarray:
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     if is_jpeg and (in_scans or _has_gray_corner(image)) and _lacks_data(data.data, end, image):
         raise ImageError(f"{path}: the image is cut off, its data end before its last pixel; copy or download it again")
-    return image
+    return image, converted
+
+
+def look_at(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image, turned upright, from its header; its pixels are not decoded.
+
+    Raises:
+        ImageError: the file is missing, empty, cut off, or not an image.
+    """
+    path = Path(path)
+    data = _bytes_of(path)
+    _end_of(path, data)
+    try:
+        with Image.open(io.BytesIO(data.data)) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) > 4
+    except Exception:  # Pillow does not know the format, or is offended by the header: decoding decides
+        height, width = read_image(path).shape[:2]
+        turned = False
+    return (height, width) if turned else (width, height)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -92,8 +111,42 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         file.write(data.tobytes())
 
 
+def _bytes_of(path: Path) -> np.ndarray:
+    try:
+        # Not cv2.imread: it returns None for every reason, and cannot open non-ASCII paths on Windows.
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
+    if data.size == 0:
+        raise ImageError(f"{path}: the file is empty (0 bytes)")
+    return data
+
+
+def _end_of(path: Path, data: np.ndarray) -> tuple[int, bool]:
+    """Where the image data of a JPEG or PNG file end, and whether they are a JPEG's in several scans."""
+    is_jpeg = data.data[:2] == _JPEG_SIGNATURE
+    end, in_scans = _jpeg_end(data.data) if is_jpeg else (_png_end(data.data), False)
+    if end < 0:
+        raise ImageError(f"{path}: the image is cut off after {data.size:,} bytes; copy or download it again")
+    return end, in_scans
+
+
+def _conversions(data: memoryview, dtype: np.dtype) -> list[str]:
+    """What `read_converted` changes in the pixels of a file, as its header tells."""
+    found = ["16-bit rounded to 8"] * (dtype == np.uint16)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            mode, transparent = image.mode, "transparency" in image.info
+    except Exception:  # what Pillow does not open was decoded all the same
+        return found
+    found += ["gray repeated to RGB"] * (mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;"))
+    found += ["alpha dropped"] * (mode in ("LA", "PA", "RGBA") or transparent)
+    return found
+
+
 # In JPEG's compressed data FF 00 is a value, FF D0 to FF D7 are restarts, further FF are padding: all else is a marker.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+_JPEG_SIGNATURE = b"\xff\xd8"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from yacs.config import CfgNode
 
+DATA_ROOT = "Datasets"  # where data sets lie unless told otherwise
+
 Degrade = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # H x W x 3 uint8 RGB, and the same comes back
 
 
@@ -141,7 +143,7 @@ def default_config(mode: str) -> CfgNode:
     config.TRAINING.WANDB = ""  # name of a Weights & Biases project to log to as well (pip install wandb)
 
     config.DATA = CfgNode()
-    config.DATA.ROOT = "Datasets"  # where test sets lie
+    config.DATA.ROOT = DATA_ROOT  # where test sets lie
 
     config.TEST = CfgNode()
     config.TEST.DATASETS = []  # names of the task's test sets; []: all that are there

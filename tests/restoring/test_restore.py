@@ -20,7 +20,7 @@ from m3snet.restore import TILE, WEIGHTS, main
 from m3snet.utils.cli import UserError
 from m3snet.utils.images import read_image, to_tensor, write_image
 from m3snet.utils.restoring.restorer import RestoringError, load_restorer, restore_image, smallest_tile
-from m3snet.utils.scoring.report import error_map
+from m3snet.utils.scoring.pictures import error_map
 
 SCRIPT = Path(__file__).parents[2] / "restore.py"
 

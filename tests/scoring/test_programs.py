@@ -11,20 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from skimage import data
 
 import m3snet.Deblurring.test
 import m3snet.Deraining.test
+from m3snet.Deraining.config import DEFAULTS
+from m3snet.Deraining.dataset import TASK
 from m3snet.models import M3SNet, save_weights
 from m3snet.models.weights import PRETRAINED, released
 from m3snet.tests.runs import torchrun
-from m3snet.utils.config import load_task_config
+from m3snet.utils.config import ConfigError, load_task_config
 from m3snet.utils.data.blur import BLUR
 from m3snet.utils.data.pairs import PairError
 from m3snet.utils.data.samples import photographs
 from m3snet.utils.images import read_image, write_image
-from m3snet.utils.scoring import evaluate as evaluator
-from m3snet.utils.scoring.metrics import psnr, rgb_to_y
+from m3snet.utils.scoring import pictures
+from m3snet.utils.scoring import run as evaluator
+from m3snet.utils.scoring.metrics import PROTOCOLS, psnr, rgb_to_y
+from m3snet.utils.scoring.results import LOCK, ResultsError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,10 +105,10 @@ def test_a_root_that_one_names_must_hold_a_set(weights: Path, tmp_path: Path) ->
     """Else a typing error would end with scores of the samples, and exit code 0."""
     nowhere = tmp_path / "nowhere"
     message = r"DATA\.ROOT .*nowhere: {} \(looked for Rain13K/test/Test100, .*\)\. Set it to .*TEST\.DATASETS samples"
-    with pytest.raises(evaluator.ConfigError, match=message.format("no such folder")):
+    with pytest.raises(ConfigError, match=message.format("no such folder")):
         run(nowhere, weights, tmp_path / "out")
     nowhere.mkdir()
-    with pytest.raises(evaluator.ConfigError, match=message.format("holds none of Deraining's test sets")):
+    with pytest.raises(ConfigError, match=message.format("holds none of Deraining's test sets")):
         run(nowhere, weights, tmp_path / "out")
     (result,) = run(nowhere, weights, tmp_path / "out", "TEST.DATASETS", "samples")
     assert result["dataset"] == "samples"
@@ -128,7 +133,7 @@ def test_sets_on_disk_and_where_the_numbers_come_from(
         text = (tmp_path / "out" / file).read_text()
         assert all(fact in text for fact in (*origin, "packages.torch", origin["weights_sha256"], origin["code"]))
     assert "TLC window 24 (patches of 16)" in capsys.readouterr().out
-    configuration = load_task_config(m3snet.Deraining.test.DEFAULTS, tmp_path / "out/config.yml", [])
+    configuration = load_task_config(DEFAULTS, tmp_path / "out/config.yml", [])
     assert Path(configuration.DATA.ROOT) == root and configuration.TEST.REPORT
     assert not list((tmp_path / "out").glob(".*.jsonl"))
 
@@ -139,9 +144,9 @@ def test_a_missing_set_is_skipped_only_when_others_remain(
     results = run(root, weights, tmp_path / "out", "TEST.DATASETS", "['Test100', 'Rain100L']")
     assert [result["dataset"] for result in results] == ["Rain100L"]
     assert "skipped: Test100 (" in capsys.readouterr().out
-    with pytest.raises(evaluator.ConfigError, match=r"not found: Test100 .*Set DATA\.ROOT"):
+    with pytest.raises(ConfigError, match=r"not found: Test100 .*Set DATA\.ROOT"):
         run(root, weights, tmp_path / "out", "TEST.DATASETS", "Test100")
-    with pytest.raises(evaluator.ConfigError, match=r"Rain100X: neither a folder nor a test set .*Rain100L"):
+    with pytest.raises(ConfigError, match=r"Rain100X: neither a folder nor a test set .*Rain100L"):
         run(root, weights, tmp_path / "out", "TEST.DATASETS", "Rain100X")
 
 
@@ -150,7 +155,7 @@ def test_ones_own_folder_is_a_set(root: Path, weights: Path, tmp_path: Path) -> 
     (result,) = run(tmp_path, weights, tmp_path / "out", "TEST.DATASETS", f"['{folder}']")
     assert (result["dataset"], result["protocol"], result["images"]) == ("Rain100L", "y", 5)
     assert "M3SNet-32" not in (tmp_path / "out/results.md").read_text()  # it may hold anything, whatever its name
-    with pytest.raises(evaluator.ConfigError, match="2 sets are called Rain100L"):
+    with pytest.raises(ConfigError, match="2 sets are called Rain100L"):
         run(root, weights, tmp_path / "out", "TEST.DATASETS", f"['{folder}', 'Rain100L']")
 
 
@@ -170,12 +175,12 @@ def test_every_pair_is_looked_at_before_the_first_image(
 
 
 def test_released_weights_of_the_other_task_are_warned_of(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = load_task_config(m3snet.Deraining.test.DEFAULTS, None, ["DATA.ROOT", str(root)])
+    config = load_task_config(DEFAULTS, None, ["DATA.ROOT", str(root)])
     for weights in ("deblur", PRETRAINED / released()["deblur"]["file"]):
-        evaluator.evaluate_task(config, m3snet.Deraining.test.TASK, weights, root / "out")
+        evaluator.evaluate_task(config, TASK, weights, root / f"out{len(str(weights))}")
         (warning,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: "))
         assert "deblur was trained for Deblurring, and this is Deraining" in warning
-    evaluator.evaluate_task(config, m3snet.Deraining.test.TASK, "derain", root / "out")
+    evaluator.evaluate_task(config, TASK, "derain", root / "derain")
     assert "warning" not in capsys.readouterr().err
 
 
@@ -183,7 +188,7 @@ def test_the_sheet_shows_best_median_and_worst(
     root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sheets: list[Any] = []
-    monkeypatch.setattr(evaluator, "comparison_sheet", lambda *arguments: sheets.append(arguments))
+    monkeypatch.setattr(pictures, "comparison_sheet", lambda *arguments: sheets.append(arguments))
     folder = root / "Rain13K/test/Rain100L"
     for count, places in ((5, (4, 2, 0)), (2, (1, 0)), (1, (0,))):
         for i in range(count, 5):
@@ -243,7 +248,7 @@ def test_scores_of_other_weights_are_not_taken_over(
 ) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(evaluator, "_print_tables", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(root, weights, out)
     assert list(out.glob(".*.jsonl"))
@@ -276,7 +281,8 @@ def test_two_processes_share_the_images(root: Path, weights: Path, tmp_path: Pat
         assert done.returncode == 0, done.stderr
         tables.append(done.stdout)
     assert tables[0] == tables[1]
-    one, two = (json.loads((tmp_path / out / "results/Deraining/results.json").read_text()) for out in ("one", "two"))
+    files = [next((tmp_path / out / "results/Deraining").glob("*/results.json")) for out in ("one", "two")]
+    one, two = (json.loads(file.read_text()) for file in files)
     for results in (one, two):
         del results[0]["provenance"]  # a commit may have been made in between
     assert one == two
@@ -328,7 +334,7 @@ def test_scores_of_a_folder_leave_a_networks_results_alone(root: Path, weights: 
     out = tmp_path / "out"
     before = run(root, weights, out)
     target = root / "Rain13K/test/Rain100L/target"
-    with pytest.raises(evaluator.ConfigError, match=r"--results .*out: holds the results of a network"):
+    with pytest.raises(ResultsError, match=r"out: holds the results of the weights .*tiny, which those of the images"):
         score(out / "Rain100L", target, out)
     assert json.loads((out / "results.json").read_text()) == before
     for _ in range(2):  # those of a folder may be made anew
@@ -342,17 +348,84 @@ def test_an_interrupted_scoring_goes_on_where_it_stopped(
     folder = root / "Rain13K/test/Rain100L"
     whole = score(folder / "input", folder / "target", tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(evaluator, "_print_tables", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             score(folder / "input", folder / "target", tmp_path / "out")
     calls: list[object] = []
-    protocol = evaluator.PROTOCOLS["y"]
-    monkeypatch.setitem(evaluator.PROTOCOLS, "y", lambda *images: calls.append(1) or protocol(*images))
-    changed = folder / "input/rain-2.png"
-    os.utime(changed, ns=(0, 0))
+    protocol = PROTOCOLS["y"]
+    monkeypatch.setitem(PROTOCOLS, "y", lambda *images: calls.append(1) or protocol(*images))
+    os.utime(folder / "input/rain-1.png", ns=(0, 0))  # another time, the same content
+    changed, stat = folder / "input/rain-2.png", (folder / "input/rain-2.png").stat()
+    changed.write_bytes(changed.read_bytes() + b"\0")  # behind the end of the image: the same pixels
+    os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert score(folder / "input", folder / "target", tmp_path / "out") == whole
     assert len(calls) == 1
     assert not list((tmp_path / "out").glob(".*.jsonl"))
+
+
+def test_each_weights_have_a_folder_of_their_own(
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--opts", "DATA.ROOT", str(root)]
+    other = weights.with_name("other.safetensors")
+    other.write_bytes(weights.read_bytes())
+    for file in (weights, other):
+        m3snet.Deraining.test.main(["--weights", str(file), *words])
+    made = [Path("results/Deraining") / f"{tmp_path.name}-{name}" for name in ("tiny", "other")]
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in made)
+    assert first[0]["psnr"] == second[0]["psnr"] and first[0]["provenance"]["weights"] == "tiny.safetensors"
+    before = (made[0] / "results.json").read_bytes()
+    message = r"holds the results of the weights .*-tiny, which those of the weights .*-other would overwrite"
+    with pytest.raises(ResultsError, match=message):
+        m3snet.Deraining.test.main(["--weights", str(other), "--results", str(made[0]), *words])
+    assert (made[0] / "results.json").read_bytes() == before
+    changed = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1))
+    save_weights(changed, weights)
+    capsys.readouterr()
+    m3snet.Deraining.test.main(["--weights", str(weights), *words])
+    assert "-tiny: the results there, of an earlier state of the weights" in capsys.readouterr().out
+
+
+def test_files_that_are_no_results_are_left_alone(root: Path, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "config.yml").write_text("mine")
+    (out / "results.json").write_text("{not ours")
+    with pytest.raises(ResultsError, match=r"mine: holds files that are no results .*\(config\.yml, results\.json\)"):
+        run(root, weights, out)
+    assert (out / "config.yml").read_text() == "mine"
+    assert sorted(path.name for path in out.iterdir() if path.name != LOCK) == ["config.yml", "results.json"]
+
+
+def test_one_program_at_a_time_writes_results(root: Path, weights: Path, tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "out" / LOCK)
+    (tmp_path / "out").mkdir()
+    with lock, pytest.raises(ResultsError, match=r"out: another test\.py is writing its results there"):
+        run(root, weights, tmp_path / "out")
+    assert run(root, weights, tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe{", b"[1]\n[2]\n", b'{"row": 3}\n{"row": {"name": []}}', b""])
+def test_a_damaged_journal_stops_nothing(damage: bytes, root: Path, weights: Path, tmp_path: Path) -> None:
+    whole = run(root, weights, tmp_path / "whole")
+    (tmp_path / "whole/.Rain100L.0.jsonl").write_bytes(damage)
+    assert run(root, weights, tmp_path / "whole") == whole
+
+
+def test_names_that_the_terminal_cannot_show(root: Path, weights: Path, tmp_path: Path) -> None:
+    folder = root / "Rain13K/test/Rain100L"
+    for side in ("input", "target"):
+        (path,) = (folder / side).glob("*-3.png")
+        path.rename(path.with_name("\u96e8\udcff.png"))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "Deraining/test.py"), "--weights", str(weights), "--results", "\u96e8", "--opts",
+         "DATA.ROOT", str(root)],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads((tmp_path / "\u96e8/results.json").read_text())
+    assert "\\u96e8" in done.stdout and len(result["per_image"]) == 5
 
 
 def test_realblur_is_scored_after_alignment(tmp_path: Path) -> None:

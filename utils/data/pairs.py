@@ -12,7 +12,7 @@ import numpy as np
 from natsort import natsorted
 
 from ..cli import UserError
-from ..images import ImageError, is_image, read_image
+from ..images import ImageError, is_image, look_at, read_converted, read_image
 
 # What community archives put around the number that both names of a pair share (rain-001 / norain-001).
 _AFFIX = re.compile(r"^(no)?rain[-_]?(?=\d)|(?<=\d)x2$", re.IGNORECASE)
@@ -92,6 +92,35 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
         problems = [problem for problem in pool.map(_problem, pairs) if problem]
     if problems:
         raise PairError(_listing("cannot be used", problems))
+
+
+def check_pairs_quickly(pairs: Sequence[Pair]) -> None:
+    """Look at the header and the end of every image, in threads: are they there, whole, and of their partner's size?
+
+    No pixel is decoded; what is damaged in the middle is found when the pair is read.
+
+    Raises:
+        PairError: listing the files that cannot be used.
+    """
+    with ThreadPoolExecutor() as pool:
+        problems = [problem for problem in pool.map(_header_problem, pairs) if problem]
+    if problems:
+        raise PairError(_listing("cannot be used", problems))
+
+
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Both images of a pair, H x W x 3 uint8 RGB, and what was converted as they were read ("input alpha dropped").
+
+    Raises:
+        PairError: it has no degraded image, or the two differ in size.
+        ImageError: a file cannot be read.
+    """
+    if pair.input is None:
+        raise PairError(f"{pair.target}: a sharp photograph without its degraded partner cannot be scored")
+    (degraded, of_input), (target, of_target) = read_converted(pair.input), read_converted(pair.target)
+    if degraded.shape != target.shape:
+        raise PairError(f"{pair.input} is {_size(degraded.shape)} but {pair.target} is {_size(target.shape)}")
+    return degraded, target, [f"input {what}" for what in of_input] + [f"target {what}" for what in of_target]
 
 
 def split_by_scene(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -193,6 +222,16 @@ def _problem(pair: Pair) -> str | None:
     if degraded != target:
         return f"{pair.input} is {_size(degraded)} but {pair.target} is {_size(target)}"
     return None
+
+
+def _header_problem(pair: Pair) -> str | None:
+    try:
+        if pair.input is None or look_at(pair.input) == look_at(pair.target):
+            return None
+        sizes = ["{}x{}".format(*look_at(path)) for path in (pair.input, pair.target)]
+    except ImageError as error:
+        return str(error)
+    return f"{pair.input} is {sizes[0]} but {pair.target} is {sizes[1]}"
 
 
 def _size(shape: tuple[int, ...]) -> str:

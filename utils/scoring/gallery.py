@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from ..data.pairs import read_pair
+from ..files import write_atomically
+from ..images import read_image
+from .tables import Result, format_table, origin_lines
+from .test_sets import TestSet
+
 _TEMPLATE = Path(__file__).with_name("gallery.html")
+_MOST = 48  # images of a set in the page: about 20 MB
 _WIDTH = 960  # pixels, at most
 _QUALITY = 88  # of the JPEGs in the page: differences between restored images survive it, the page stays small
 
@@ -59,18 +66,39 @@ def write_gallery(
         for picture in pictures
     ]
     page = _TEMPLATE.read_text(encoding="utf-8")
-    # '</' would end the script that holds the data.
+    # '<' could begin or end a script inside the one that holds the data.
     texts = {
         "TITLE": html.escape(title),
         "TABLE": html.escape(table),
         "ORIGIN": html.escape("\n".join(origin)),
-        "DATA": json.dumps(entries, allow_nan=False).replace("</", "<\\/"),
+        "DATA": json.dumps(entries, allow_nan=False).replace("<", "\\u003c"),
     }
     # In one go, so that what is filled in is not searched again.
     page = re.sub("%(" + "|".join(texts) + ")%", lambda found: texts[found[1]], page)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    with write_atomically(path) as file:
+        file.write(page.encode("utf-8", "backslashreplace"))
+
+
+def draw_gallery(
+    results: Sequence[Result], sets: Sequence[TestSet], size: str | None, restored: Path, path: Path, title: str
+) -> None:
+    """Write a page of an evaluation's images; of a large set those at even steps from the best to the worst.
+
+    The `restored` images lie in a folder, as SET/NAME.png; `size` is the network's, for the paper's scores beside it.
+    """
+    pictures = []
+    for result, (name, pairs, _) in zip(results, sets, strict=True):
+        by_name = {pair.name: pair for pair in pairs}
+        ranked = sorted(result["per_image"], key=lambda row: row["psnr"])
+        for rank in np.unique(np.linspace(0, len(ranked) - 1, min(len(ranked), _MOST)).round().astype(int)):
+            row = ranked[rank]
+            degraded, target, _ = read_pair(by_name[row["name"]])
+            image = read_image(restored / name / f"{row['name']}.png")
+            scores = {key: row[key] for key in ("psnr", "ssim", "input_psnr", "input_ssim")}
+            pictures.append(Picture(name, row["name"], degraded, image, target, scores))
+    title += f" on {', '.join(result['dataset'] for result in results)}"
+    table = format_table(results, {name: benchmark for name, _, benchmark in sets}, size)
+    write_gallery(pictures, path, title, table, origin_lines(results))
 
 
 def _gain(scores: dict[str, float]) -> float:

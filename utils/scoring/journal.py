@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import differences
+from ..provenance import sha256
 
 Row = dict[str, Any]
 
@@ -16,15 +17,16 @@ class Journal:
     """The scores of a set's images, one JSON line each, in the folder of results; each process writes a file.
 
     A score counts only under the `stamp` it was written with (weights, protocol, versions: whatever it depends on),
-    and while the files it was made from and the restored image are as they were. Later processes, however many, read
-    all that earlier ones wrote. `outdated` says in what the stamp of those scores differs that do not count.
+    and while the content of the files it was made from and of the restored image is what it was. Later processes,
+    however many, read all that earlier ones wrote. `outdated` says in what the stamp of those scores differs that do not
+    count.
     """
 
     def __init__(self, out_dir: Path, dataset: str, stamp: Row, process: int = 0) -> None:
         self._stamp = json.loads(json.dumps(stamp))
         self._folder, self._dataset = out_dir, dataset
         self._path = out_dir / f".{dataset}.{process}.jsonl"
-        self._rows: dict[str, tuple[Row, list[list[int]]]] = {}
+        self._rows: dict[str, tuple[Row, list[str]]] = {}
         self._begun = False  # whether this process's file has this stamp
         self.outdated: list[str] = []
         for path in self._files():
@@ -55,25 +57,28 @@ class Journal:
         return sorted(path for path in self._folder.glob(".*.jsonl") if own.fullmatch(path.name))
 
     def _read(self, path: Path) -> None:
-        first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+        first, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
         stamp = _parsed(first)
         if stamp == self._stamp:
             self._begun = self._begun or path == self._path
             for line in lines:
-                if entry := _parsed(line):
-                    self._rows[entry["row"]["name"]] = entry["row"], entry["files"]
+                entry = _parsed(line)
+                row, files = entry.get("row"), entry.get("files")
+                if isinstance(row, dict) and isinstance(row.get("name"), str) and isinstance(files, list):
+                    self._rows[row["name"]] = row, files
         elif stamp:
             self.outdated = differences(stamp, self._stamp)
 
 
-def _parsed(line: str) -> Any:
-    """What a line says; nothing for one that an interruption cut short."""
+def _parsed(line: str) -> dict[str, Any]:
+    """What a line says; nothing for one that was cut short or damaged."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
+        content = json.loads(line)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _states(files: Sequence[Path]) -> list[list[int]]:
-    """Size and time of change of each file; nothing of one that is missing."""
-    return [[path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else [] for path in files]
+def _states(files: Sequence[Path]) -> list[str]:
+    """The hash of each file's content; "" of one that is missing."""
+    return [sha256(path) if path.is_file() else "" for path in files]

@@ -1,4 +1,4 @@
-"""What an evaluation hands to people: tables, files of scores, and pictures side by side."""
+"""Scores as text: tables for the eye, files with every digit."""
 from __future__ import annotations
 
 import csv
@@ -11,18 +11,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import cv2
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
-from ..images import write_image
+from ..files import write_atomically
 from ..tasks import Benchmark
 
 Result = Mapping[str, Any]  # what utils.scoring.evaluate.evaluate returns
 Benchmarks = Mapping[str, Benchmark]  # by the name of the set in the results
 Paper = Mapping[str, tuple[float, float]]  # set -> published PSNR, SSIM
 Cells = tuple[list[str], list[list[str]], list[str]]  # header, lines, notes
-Row = tuple[str, Mapping[str, np.ndarray], str]  # name, title -> image, caption
 
 _HEADER = ("Set", "Images", "PSNR", "SSIM", "Protocol", "Input", "Gain", "Paper")
 _WIDTH = 80
@@ -41,13 +36,7 @@ _EXTRAS = {
 # What is said of images that make a mean infinite.
 _INFINITE = {"psnr": "restored images", "input_psnr": "inputs"}
 
-_PANEL = 400  # pixels: a sheet of four fits a 1700-pixel screen
-_AMPLIFIED = 4  # what an error map multiplies errors by, so that the eye sees them
-ERROR_SCALE = f"black is none, yellow a difference of {256 // _AMPLIFIED} levels and more, mean of R, G and B"
 _NAMES = 10  # of images in a note; results.csv has all
-_GAP, _MARGIN = 10, 24
-_TITLE, _TEXT = 20, 17  # letter heights
-_INK, _GRAY, _WHITE = (32, 33, 36), (105, 110, 118), 255
 
 
 def format_table(results: Sequence[Result], benchmarks: Benchmarks | None = None, size: str | None = None) -> str:
@@ -159,13 +148,10 @@ def write_results(
         "results.csv": _csv(results),
         "results.md": _markdown(results, benchmarks or {}, size),
     }
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        temporary = out_dir / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(out_dir / name)
-    return [out_dir / name for name in texts]
+        with write_atomically(Path(out_dir) / name) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))  # a file name may be no text
+    return [Path(out_dir) / name for name in texts]
 
 
 def origin_lines(results: Sequence[Result]) -> list[str]:
@@ -214,56 +200,6 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _folded(note: str) -> str:
     return textwrap.fill(note, _WIDTH, subsequent_indent="  ")
-
-
-def error_map(restored: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Where two H x W x 3 uint8 images differ: black is equal, yellow an error of 64 levels and more; same shape."""
-    error = np.abs(restored.astype(np.int16) - target).mean(axis=2) * _AMPLIFIED
-    colours = cv2.applyColorMap(np.clip(np.rint(error), 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
-
-
-def fit_panel(image: np.ndarray) -> np.ndarray:
-    """An H x W x 3 uint8 image as a sheet shows it: scaled down to 400 pixels where it is wider or higher."""
-    height, width = image.shape[:2]
-    scale = min(1, _PANEL / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def comparison_sheet(rows: Sequence[Row], path: str | Path, note: str = "") -> None:
-    """Write a picture with one row per sample: its images side by side, and under them its name and caption.
-
-    Images are H x W x 3 uint8 RGB, titled by their keys, which are the same in every row; those wider or higher than
-    400 pixels are scaled down to that. `note` stands below all rows. The font knows Latin letters only.
-
-    Raises:
-        ValueError: there are no rows.
-    """
-    if not rows:
-        raise ValueError(f"{path}: a comparison sheet needs at least one image")
-    titles = list(rows[0][1])
-    panels = [[fit_panel(images[name]) for name in titles] for _, images, _ in rows]
-    column = max(_PANEL // 2, *(image.shape[1] for row in panels for image in row))  # not too narrow for the caption
-    heights = [max(image.shape[0] for image in row) for row in panels]
-    head, caption_height = _MARGIN + _TITLE + 12, _TEXT + 26
-    width = len(titles) * column + (len(titles) - 1) * _GAP + 2 * _MARGIN
-    height = head + sum(heights) + (len(rows) + bool(note)) * caption_height
-    canvas = Image.new("RGB", (width, height), (_WHITE,) * 3)
-    draw = ImageDraw.Draw(canvas)
-    title, text = ImageFont.load_default(_TITLE), ImageFont.load_default(_TEXT)
-    lefts = [_MARGIN + i * (column + _GAP) for i in range(len(titles))]
-    for left, word in zip(lefts, titles, strict=True):
-        draw.text((left + column // 2, head - 12), word, _INK, title, anchor="ms")
-    top = head
-    for images, row_height, (name, _, caption) in zip(panels, heights, rows, strict=True):
-        for left, image in zip(lefts, images, strict=True):
-            canvas.paste(Image.fromarray(image), (left + (column - image.shape[1]) // 2, top))
-        top += row_height + caption_height
-        draw.text((_MARGIN, top - 18), name, _INK, text, anchor="ls")
-        draw.text((width - _MARGIN, top - 18), caption, _GRAY, text, anchor="rs")
-    draw.text((_MARGIN, height - 18), note, _GRAY, text, anchor="ls")
-    write_image(path, np.asarray(canvas))
 
 
 def _line(result: Result, paper: Paper) -> dict[str, str]:
