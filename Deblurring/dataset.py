@@ -1,5 +1,12 @@
 """The deblurring benchmarks: where each lies below DATA.ROOT, how it is scored, what the paper reports."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from yacs.config import CfgNode
+
 from ..utils.data.blur import BLUR
+from ..utils.scoring.test_sets import SAMPLES, TestSet, find_test_sets
 from ..utils.tasks import Benchmark, Task, TrainingSet
 
 TASK = Task(
@@ -24,3 +31,12 @@ TASK = Task(
         "RealBlur-R": TrainingSet("RealBlur_R/train", images=(3758,)),
     },
 )
+
+
+def make_test_sets(config: CfgNode) -> list[TestSet]:
+    """The sets that DATA.ROOT and TEST.DATASETS name; the bundled samples, if it comes to them, go to results/samples.
+
+    Raises:
+        ConfigError, PairError: see `find_test_sets`.
+    """
+    return find_test_sets(TASK, Path(config.DATA.ROOT), config.TEST.DATASETS, Path("results") / SAMPLES)

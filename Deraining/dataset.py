@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from yacs.config import CfgNode
 
@@ -9,6 +10,7 @@ from ..utils.config import ConfigError
 from ..utils.data.pairs import find_photographs
 from ..utils.data.rain import RAIN, LayeredRain
 from ..utils.images import read_image
+from ..utils.scoring.test_sets import SAMPLES, TestSet, find_test_sets
 from ..utils.tasks import Benchmark, Task, TrainingSet
 
 TASK = Task(
@@ -53,3 +55,12 @@ def task_with_rain(config: CfgNode) -> Task:
         raise ConfigError(f"TRAINING.RAIN_LAYERS_SHARE {share}: expected a share of the photographs, 0 to 1")
     layers = [read_image(layer.target)[..., 0] for layer in find_photographs([folder])]
     return replace(TASK, degradation=replace(RAIN, apply=LayeredRain(layers, share)))
+
+
+def make_test_sets(config: CfgNode) -> list[TestSet]:
+    """The sets that DATA.ROOT and TEST.DATASETS name; the bundled samples, if it comes to them, go to results/samples.
+
+    Raises:
+        ConfigError, PairError: see `find_test_sets`.
+    """
+    return find_test_sets(TASK, Path(config.DATA.ROOT), config.TEST.DATASETS, Path("results") / SAMPLES)

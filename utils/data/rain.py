@@ -69,7 +69,7 @@ class LayeredRain:
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         if rng.random() >= self.share:
             return add_rain(image, rng)
-        return add_layer(image, self.layers[rng.integers(len(self.layers))], rng)
+        return add_layer(image, self.layers[int(rng.integers(len(self.layers)))], rng)
 
 
 class Streak(NamedTuple):

@@ -18,8 +18,7 @@ class Journal:
 
     A score counts only under the `stamp` it was written with (weights, protocol, versions: whatever it depends on),
     and while the content of the files it was made from and of the restored image is what it was. Later processes,
-    however many, read all that earlier ones wrote. `outdated` says in what the stamp of those scores differs that do not
-    count.
+    however many, read all that earlier ones wrote. `outdated` says how the stamps of scores that do not count differ.
     """
 
     def __init__(self, out_dir: Path, dataset: str, stamp: Row, process: int = 0) -> None:
