@@ -3,7 +3,7 @@ r"""Turn a checkpoint into released weights, and record their scores.
     python pretrained/release.py derain checkpoints/Deraining/derain/model_best.pth \
         --task Deraining --recipe pretrained/history/derain/6.yml
     python Deraining/test.py
-    python pretrained/release.py derain --scores results/Deraining/results.json
+    python pretrained/release.py derain --scores results/Deraining/derain/results.json
 
 Only this script writes pretrained/models.yml and the tables of scores in README.md and pretrained/README.md.
 """
