@@ -71,7 +71,8 @@ def decoys(tmp_path: Path) -> Path:
 def environment(folder: Path) -> Path:
     """The Python of a new environment that has this one's packages, but for m3snet."""
     venv.create(folder, symlinks=os.name != "nt")
-    places = sysconfig.get_paths("venv", vars={"base": str(folder), "platbase": str(folder)})
+    scheme = "nt" if os.name == "nt" else "posix_prefix"
+    places = sysconfig.get_paths(scheme, vars={"base": str(folder), "platbase": str(folder)})
     # Path files in those folders, an editable m3snet's for one, have no effect there.
     lines = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     (Path(places["purelib"]) / "packages.pth").write_text("\n".join(lines) + "\n")
