@@ -14,7 +14,14 @@ from m3snet.models.weights import find_weights, released
 from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.files import check_outputs
 from m3snet.utils.images import IMAGE_SUFFIXES, read_image, write_image
-from m3snet.utils.restoring.restorer import load_restorer, restore_image, smallest_tile, warn_of_other_task
+from m3snet.utils.restoring.restorer import (
+    PRECISIONS,
+    fast_restorer,
+    load_restorer,
+    restore_image,
+    smallest_tile,
+    warn_of_other_task,
+)
 
 if TYPE_CHECKING:
     from m3snet.utils.scoring.pictures import Row
@@ -43,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_outputs([*(out for _, out in jobs), *sheets], args.photos, args.overwrite)
     file = find_weights(args.weights or WEIGHTS[args.task])
     warn_of_other_task(file, released()[WEIGHTS[args.task]]["task"])
-    model = load_restorer(file, tlc=args.tlc)
+    model = fast_restorer(load_restorer(file, tlc=args.tlc), args.precision)
     smallest = smallest_tile(model)
     tile = max(TILE, smallest) if args.tile is None else args.tile
     if tile and tile < smallest:
         raise UserError(f"--tile {tile}: with these weights expected 0, or at least {smallest} pixels")
+    print(f"{file.stem}: {str(model.dtype).removeprefix('torch.')} on {next(model.parameters()).device}", flush=True)
     failed = 0
     rows: list[Row] = []
     for photo, out in jobs:
@@ -113,6 +121,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         metavar="FILE|NAME",
         help="a checkpoint, or the name of released weights (default: derain for rain, deblur for blur)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["auto", *PRECISIONS],
+        default="auto",
+        help="of the network's features; auto (default): bfloat16 where the processor has instructions for it",
     )
     parser.add_argument(
         "--tile",

@@ -37,6 +37,7 @@ class FusedM3SNet(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
         self.dtype = dtype
+        self.patch_size = model.patch_size
         for name, block in model.named_modules():
             if isinstance(block, NAFBlock):
                 parent, _, child = name.rpartition(".")
@@ -63,8 +64,7 @@ class FusedBlock(nn.Module):
         self.conv4 = _after_norm(block.norm2, block.conv4)
         self.conv5 = _scaled(block.conv5, block.gamma)
         self.eps = block.norm1.eps
-        pool = block.sca.pool
-        self.window = pool.window if isinstance(pool, LocalAvgPool2d) else None
+        self.pool = copy.deepcopy(block.sca.pool)  # says which window; what it does is done here
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a, b = self.conv2(self.conv1(self._norm(x))).chunk(2, dim=1)
@@ -79,12 +79,13 @@ class FusedBlock(nn.Module):
     def _attended(self, y: torch.Tensor) -> torch.Tensor:
         """`conv3` of `y` scaled by its channel attention."""
         height, width = y.shape[-2:]
-        if self.window is None or (self.window[0] >= height and self.window[1] >= width):
+        window = self.pool.window if isinstance(self.pool, LocalAvgPool2d) else (height, width)
+        if window[0] >= height and window[1] >= width:
             scale = self.sca(y.mean((2, 3), keepdim=True, dtype=torch.float32).to(y.dtype))
             if len(y) == 1:
                 return F.conv2d(y, self.conv3.weight * scale, self.conv3.bias)
             return self.conv3(y * scale)
-        rows, columns = min(self.window[0], height), min(self.window[1], width)
+        rows, columns = min(window[0], height), min(window[1], width)
         scale = self.sca(window_means(y.float(), rows, columns).to(y.dtype))
         down, right = height - scale.shape[-2], width - scale.shape[-1]
         above, left = min((rows - 1) // 2, down), min((columns - 1) // 2, right)

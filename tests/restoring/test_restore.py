@@ -14,12 +14,18 @@ from skimage import data
 
 import m3snet.Deblurring.dataset
 import m3snet.Deraining.dataset
-from m3snet.models import M3SNet, load_model, save_weights
+from m3snet.models import FusedM3SNet, M3SNet, load_model, save_weights
 from m3snet.models.weights import WeightsError, released
 from m3snet.restore import TILE, WEIGHTS, main
 from m3snet.utils.cli import UserError
 from m3snet.utils.images import read_image, to_tensor, write_image
-from m3snet.utils.restoring.restorer import RestoringError, load_restorer, restore_image, smallest_tile
+from m3snet.utils.restoring.restorer import (
+    RestoringError,
+    fast_restorer,
+    load_restorer,
+    restore_image,
+    smallest_tile,
+)
 from m3snet.utils.scoring.pictures import error_map
 
 SCRIPT = Path(__file__).parents[2] / "restore.py"
@@ -40,6 +46,11 @@ def weights(model: M3SNet, tmp_path: Path) -> str:
     path = tmp_path / "tiny.safetensors"
     save_weights(model, path)
     return str(path)
+
+
+def fast(weights: str, tlc: bool = True) -> FusedM3SNet:
+    """The network that restore.py takes."""
+    return fast_restorer(load_restorer(weights, tlc))
 
 
 @pytest.fixture
@@ -83,14 +94,14 @@ def test_an_output_that_is_not_finite_is_an_error(model: M3SNet, value: float) -
 def test_out_of_memory_is_one_line_and_the_next_photograph_goes_on(
     error: Exception, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = M3SNet.forward
+    forward = FusedM3SNet.forward
 
-    def small_only(model: M3SNet, image: torch.Tensor) -> torch.Tensor:
+    def small_only(model: FusedM3SNet, image: torch.Tensor) -> torch.Tensor:
         if image.shape[-1] > 40:
             raise error
         return forward(model, image)
 
-    monkeypatch.setattr(M3SNet, "forward", small_only)
+    monkeypatch.setattr(FusedM3SNet, "forward", small_only)
     photos = [tmp_path / "large.png", tmp_path / "small.png"]
     for photo, width in zip(photos, (50, 30), strict=True):
         write_image(photo, data.astronaut()[:20, :width])
@@ -144,11 +155,33 @@ def test_one_photograph_to_a_file_in_a_new_folder(
 ) -> None:
     out = tmp_path / "new" / "dry.png"
     main(["rain", str(photo), "-o", str(out), "--weights", weights])
-    line = capsys.readouterr().out.splitlines()
-    assert len(line) == 1
-    assert line[0].startswith(f"{photo}  71x50  ")
-    assert line[0].endswith(f" s  -> {out}")
-    assert np.array_equal(read_image(out), restore_image(load_restorer(weights), read_image(photo)))
+    network, line = capsys.readouterr().out.splitlines()
+    assert network in ("tiny: float32 on cpu", "tiny: bfloat16 on cpu")
+    assert line.startswith(f"{photo}  71x50  ")
+    assert line.endswith(f" s  -> {out}")
+    assert np.array_equal(read_image(out), restore_image(fast(weights), read_image(photo)))
+
+
+def test_the_precision_is_chosen_by_what_the_processor_has(
+    weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored = []
+    for has, choice, taken in (
+        (True, "auto", "bfloat16"),
+        (False, "auto", "float32"),
+        (True, "float32", "float32"),
+        (False, "bfloat16", "bfloat16"),
+    ):
+        monkeypatch.setattr("m3snet.utils.restoring.restorer._has_bfloat16", lambda _, has=has: has)
+        out = tmp_path / f"{has}{choice}.png"
+        main(["rain", str(photo), "-o", str(out), "--weights", weights, "--precision", choice])
+        assert capsys.readouterr().out.startswith(f"tiny: {taken} on cpu\n")
+        restored.append(read_image(out))
+    assert np.array_equal(restored[1], restored[2]) and np.array_equal(restored[0], restored[3])
+    assert not np.array_equal(restored[0], restored[1])
+    assert np.array_equal(restored[1], restore_image(load_restorer(weights), read_image(photo)))  # float32 is exact
+    with pytest.raises(RestoringError, match="precision int8: expected auto, float32 or bfloat16"):
+        fast_restorer(load_restorer(weights), "int8")
 
 
 def test_tlc_is_on_until_turned_off(weights: str, tmp_path: Path) -> None:
@@ -157,8 +190,8 @@ def test_tlc_is_on_until_turned_off(weights: str, tmp_path: Path) -> None:
     write_image(photo, image)
     for tlc, option in ((True, []), (False, ["--no-tlc"])):
         main(["rain", str(photo), "-o", str(out), "--weights", weights, "--overwrite", *option])
-        assert np.array_equal(read_image(out), restore_image(load_restorer(weights, tlc=tlc), image))
-    assert not np.array_equal(read_image(out), restore_image(load_restorer(weights), image))
+        assert np.array_equal(read_image(out), restore_image(fast(weights, tlc), image))
+    assert not np.array_equal(read_image(out), restore_image(fast(weights), image))
 
 
 def test_several_photographs_to_a_folder_and_a_bad_one_among_them(
@@ -290,7 +323,7 @@ def test_a_large_photograph_is_restored_in_tiles(weights: str, tmp_path: Path) -
     model = load_model(weights)
     model.patch_size = patch_size
     save_weights(model, weights)
-    model = load_restorer(weights)
+    model = fast(weights)
     for tile in (192, 0, 500):
         main(["rain", str(photo), "-o", str(out), "--weights", weights, "--tile", str(tile), "--overwrite"])
         assert np.array_equal(read_image(out), restore_image(model, image, tile))
