@@ -1,10 +1,11 @@
-"""The deblurring benchmarks: where each lies below DATA.ROOT, how it is scored, what the paper reports."""
+"""The deblurring sets: benchmarks, how each is scored and what the paper reports; the images that are trained on."""
 from __future__ import annotations
 
 from pathlib import Path
 
 from yacs.config import CfgNode
 
+from ..utils.data import train_sets
 from ..utils.data.blur import BLUR
 from ..utils.scoring.test_sets import SAMPLES, TestSet, find_test_sets
 from ..utils.tasks import Benchmark, Task, TrainingSet
@@ -31,6 +32,16 @@ TASK = Task(
         "RealBlur-R": TrainingSet("RealBlur_R/train", images=(3758,)),
     },
 )
+
+
+def make_train_set(config: CfgNode) -> train_sets.TrainSet:
+    """The patches to train on and to validate on that the TRAINING keys name, ready for a DataLoader.
+
+    data = make_train_set(load_config(DEFAULTS, "Deblurring/configs/quickstart.yml"))
+    batches = PatchBatches(data.order(batch_size=8), epochs=range(1, 101))
+    loader = DataLoader(data.patches, batch_sampler=batches, num_workers=4)
+    """
+    return train_sets.make_train_set(TASK, train_sets.Sources.of(config.TRAINING))
 
 
 def make_test_sets(config: CfgNode) -> list[TestSet]:

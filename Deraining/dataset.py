@@ -1,4 +1,4 @@
-"""The deraining benchmarks: where each lies below DATA.ROOT, how it is scored, what the paper reports."""
+"""The deraining sets: benchmarks, how each is scored and what the paper reports; the images that are trained on."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -7,6 +7,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from ..utils.config import ConfigError
+from ..utils.data import train_sets
 from ..utils.data.pairs import find_photographs
 from ..utils.data.rain import RAIN, LayeredRain
 from ..utils.images import read_image
@@ -55,6 +56,16 @@ def task_with_rain(config: CfgNode) -> Task:
         raise ConfigError(f"TRAINING.RAIN_LAYERS_SHARE {share}: expected a share of the photographs, 0 to 1")
     layers = [read_image(layer.target)[..., 0] for layer in find_photographs([folder])]
     return replace(TASK, degradation=replace(RAIN, apply=LayeredRain(layers, share)))
+
+
+def make_train_set(config: CfgNode) -> train_sets.TrainSet:
+    """The patches to train on and to validate on that the TRAINING keys name, ready for a DataLoader.
+
+    data = make_train_set(load_config(DEFAULTS, "Deraining/configs/quickstart.yml"))
+    batches = PatchBatches(data.order(batch_size=8), epochs=range(1, 101))
+    loader = DataLoader(data.patches, batch_sampler=batches, num_workers=4)
+    """
+    return train_sets.make_train_set(task_with_rain(config), train_sets.Sources.of(config.TRAINING))
 
 
 def make_test_sets(config: CfgNode) -> list[TestSet]:

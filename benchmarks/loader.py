@@ -28,7 +28,7 @@ from torchvision.transforms.functional import to_tensor
 
 from m3snet.utils.cli import run_program
 from m3snet.utils.data.cache import KINDS, open_cache
-from m3snet.utils.data.pairs import Pair, PairError, find_pairs
+from m3snet.utils.data.pairs import Pair, PairError, check_pairs, find_pairs
 from m3snet.utils.data.patches import Order, PatchBatches, PatchDataset
 from m3snet.utils.data.rain import RAIN
 from m3snet.utils.data.samples import photographs
@@ -126,7 +126,10 @@ def all_loaders(pairs: Sequence[Pair], patch: int, batch: int, folder: Path) -> 
     }
     paths = [path for pair in pairs for path in (pair.input, pair.target) if path]
     for kind in KINDS:
-        ours = PatchDataset(pairs, patch, seed=1, read=open_cache(kind, folder, paths))
+        read = open_cache(kind, folder, paths)
+        if kind != "none":
+            check_pairs(pairs, read)  # fills it
+        ours = PatchDataset(pairs, patch, seed=1, read=read)
         batches = PatchBatches(Order((len(ours),), batch, seed=1), range(1, ENDLESS))
         for workers in (0, WORKERS):
             loaders[f"CACHE {kind}, NUM_WORKERS {workers}"] = partial(

@@ -1,6 +1,8 @@
-"""The data doctor: what it says of sets that were broken on purpose, and its exit code."""
+"""The check of data sets: what it says of sets that were broken on purpose, and its exit code."""
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,11 +12,14 @@ from skimage import data
 
 from m3snet.Deblurring.dataset import TASK as DEBLURRING
 from m3snet.Deraining.dataset import TASK as DERAINING
-from m3snet.utils.data.check import ERROR, NOTE, TASKS, examine, main
-from m3snet.utils.data.pairs import SAME_SCENE_BITS, perceptual_hash
+from m3snet.tools.check_data import TASKS, main
+from m3snet.utils.data.check import ERROR, NOTE, examine
+from m3snet.utils.data.pairs import PairError
+from m3snet.utils.data.scenes import SAME_SCENE_BITS, perceptual_hash
 from m3snet.utils.images import write_image
 from m3snet.utils.tasks import Task
 
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN, TEST = "Rain13K/train", "Rain13K/test/Rain100L"
 
 
@@ -49,8 +54,17 @@ def errors(root: Path, task: Task = DERAINING) -> list[str]:
     ]
 
 
+def checked(root: Path, *words: str) -> int:
+    """The exit code."""
+    try:
+        main([str(root), "--task", "Deraining", *words])
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else 1
+    return 0
+
+
 def test_sound_sets_may_be_used_and_small_ones_are_only_noted(root, capsys):
-    assert main([str(root), "--task", "Deraining"]) == 0
+    assert checked(root) == 0
     printed = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert "Rain13K train 6 13712 or 13711 0 0 0 0" in lines
@@ -75,7 +89,7 @@ def test_published_counts_are_those_of_the_papers():
 def test_a_file_without_partner_is_named(root, capsys):
     (root / TRAIN / "target" / "4.png").unlink()
     (root / TEST / "input" / "rain-001.png").unlink()
-    assert main([str(root), "--task", "Deraining"]) == 1
+    assert checked(root) == 1
     printed = capsys.readouterr().out
     assert "error: Rain13K train: 1 file without a partner" in printed
     assert "    input/4.png\n" in printed
@@ -86,7 +100,7 @@ def test_a_file_without_partner_is_named(root, capsys):
 def test_ten_are_named_and_the_rest_counted(root, capsys):
     for number in range(20, 33):
         write_image(root / TRAIN / "input" / f"{number}.png", photo(number))
-    main([str(root), "--task", "Deraining"])
+    checked(root)
     printed = capsys.readouterr().out
     assert "13 files without a partner" in printed
     assert "    input/29.png\n    ... and 3 more\n" in printed
@@ -149,9 +163,9 @@ def test_planted_scenes_shared_by_training_and_test_are_found_and_no_others(root
     assert any("the same photograph" in error and "['3 = 051', '50 = 050']" in natural(error) for error in found)
     assert any("nearly the same view" in error and "['60 ~ 060']" in error for error in found)
     assert len(found) == 2
-    assert main([str(root), "--task", "Deraining"]) == 1
+    assert checked(root) == 1
     assert "error: Rain13K train and Rain100L test" in capsys.readouterr().out
-    assert main([str(root), "--task", "Deraining", "--allow-overlap"]) == 0
+    assert checked(root, "--allow-overlap") == 0
     assert "note: Rain13K train and Rain100L test" in capsys.readouterr().out
 
 
@@ -223,12 +237,33 @@ def test_blur_that_is_blur_gamma_is_an_error(gopro):
     assert "4 of 4 degraded images are those of blur_gamma" in error
 
 
-def test_nothing_to_examine_says_what_was_looked_for(tmp_path, capsys):
-    assert main([str(tmp_path), "--task", "Deblurring"]) == 1
-    assert "RealBlur_J/test" in capsys.readouterr().err
-    assert main([str(tmp_path / "missing"), "--task", "Deraining"]) == 1
+def test_nothing_to_examine_says_what_was_looked_for(tmp_path):
+    with pytest.raises(PairError, match="RealBlur_J/test"):
+        main([str(tmp_path), "--task", "Deblurring"])
+    with pytest.raises(PairError, match="missing: holds no deraining set"):
+        main([str(tmp_path / "missing"), "--task", "Deraining"])
     (tmp_path / TEST).mkdir(parents=True)
     assert "expected the folders input/ and target/" in errors(tmp_path)[0]
+
+
+def test_files_that_are_no_images_are_noted(root):
+    for name in ("8.xcf", "notes.txt"):
+        (root / TRAIN / "target" / name).write_text("")
+    (note,) = (finding for finding in examine(root, DERAINING)[1] if "left out" in finding.text)
+    assert (note.level, list(note.files)) == (NOTE, ["target/8.xcf", "target/notes.txt"])
+
+
+@pytest.mark.parametrize("words", [["tools/check_data.py"], ["-m", "m3snet.tools.check_data"]])
+def test_the_program_ends_with_a_line_and_an_exit_code(root, words):
+    (root / TEST / "input" / "rain-001.png").unlink()
+    for folder, code, line in ((root, 1, "verdict: not to be used as it is"), (root / "none", 1, "error: ")):
+        words[0] = words[0].replace("tools", str(ROOT / "tools"), 1) if words[0].startswith("tools") else words[0]
+        done = subprocess.run(
+            [sys.executable, *words, str(folder), "--task", "Deraining"], cwd=root, capture_output=True, text=True
+        )
+        assert done.returncode == code
+        assert line in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_every_task_has_sets_to_examine():

@@ -1,17 +1,14 @@
-"""Pairs: found by name, refused when broken, split by scene."""
+"""Pairs: found by name, refused when broken."""
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
-from m3snet.utils.data.pairs import (
-    Pair,
-    PairError,
-    check_pairs,
-    find_pairs,
-    find_photographs,
-    scenes_of,
-    split_by_scene,
-)
+from m3snet.utils.data.pairs import PairError, check_pairs, find_pairs, find_photographs, match_names
 from m3snet.utils.images import read_image, write_image
 
 
@@ -44,6 +41,62 @@ def test_rain100_names(tmp_path):
     assert (pair.name, pair.input.name, pair.target.name) == ("001", "rain-001.png", "norain-001.png")
 
 
+def names(*files: str) -> list[Path]:
+    return [Path(file) for file in files]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "found"),
+    [
+        (["rain-001.png", "rain-002.png"], ["norain-001.png", "norain-002.png"], ["001", "002"]),
+        (["1x2.png", "2x2.png"], ["1.png", "2.png"], ["1", "2"]),
+        # Where two files of a folder would have one name, it is the whole name that counts.
+        (["1.png", "1x2.png"], ["1.png", "1x2.png"], ["1", "1x2"]),
+        (["norain5.png", "rain-5.png"], ["norain5.jpg", "rain-5.jpg"], ["norain5", "rain-5"]),
+        (["rain-5.png", "rain-6.png"], ["rain-5.png", "6.png"], ["5", "6"]),
+        (["Rain-7.PNG"], ["7.jpg"], ["7"]),
+        (["rainy.png", "x2.png"], ["rainy.png", "x2.png"], ["rainy", "x2"]),
+    ],
+)
+def test_affixes_are_no_part_of_a_name_unless_two_files_would_have_one(inputs, targets, found) -> None:
+    match = match_names(names(*inputs), names(*targets))
+    assert [pair.name for pair in match.pairs] == found
+    assert [pair.input for pair in match.pairs] == names(*inputs)
+    assert [pair.target for pair in match.pairs] == names(*targets)
+    assert not match.lonely and not match.repeated
+
+
+def test_what_would_be_one_name_is_never_guessed() -> None:
+    match = match_names(names("1.png", "1x2.png"), names("rain-1.png"))
+    assert not match.pairs
+    assert match.lonely == names("1.png", "1x2.png", "rain-1.png")
+
+
+def test_accents_are_compared_as_people_see_them(tmp_path) -> None:
+    name = unicodedata.normalize("NFC", "Köln-é")
+    write_image(tmp_path / "input" / f"{unicodedata.normalize('NFD', name)}.png", photo(1))
+    write_image(tmp_path / "target" / f"{name}.png", photo(1))
+    assert [pair.name for pair in find_pairs(tmp_path)] == [name]
+    (photograph,) = find_photographs([tmp_path / "input"])
+    assert photograph.name == name  # the same draws on every system
+
+
+def test_what_is_left_out_is_counted_and_said(folder, capsys) -> None:
+    said: list[str] = []
+    for name in ("1.xcf", "2.xcf", "3.xcf", "notes.txt", ".hidden"):
+        (folder / "input" / name).write_bytes(b"")
+    assert len(find_pairs(folder, said.append)) == 3
+    assert said == [
+        f"{folder / 'input'}: 4 file(s) left out, not images of a known kind: 1.xcf, 2.xcf, 3.xcf, ..."
+    ]
+    find_photographs([folder / "input"])
+    assert "warning: " in (printed := capsys.readouterr().err) and "4 file(s) left out" in printed
+    for path in (folder / "target").iterdir():
+        path.rename(path.with_suffix(".xcf"))
+    with pytest.raises(PairError, match=r"holds no images, but 1\.xcf, 2\.xcf, 10\.xcf"):
+        find_pairs(folder)
+
+
 def test_gopros_original_tree(tmp_path):
     for scene in ("GOPR0372_07_00", "GOPR0385_11_01"):
         for side in ("blur", "sharp", "blur_gamma"):
@@ -51,6 +104,10 @@ def test_gopros_original_tree(tmp_path):
     pairs = find_pairs(tmp_path)
     assert [pair.name for pair in pairs] == ["GOPR0372_07_00-000001", "GOPR0385_11_01-000001"]
     assert all(pair.input.parent.name == "blur" for pair in pairs)
+    assert [pair.scene for pair in pairs] == ["GOPR0372_07_00", "GOPR0385_11_01"]
+    (tmp_path / "third" / "blur").mkdir(parents=True)
+    with pytest.raises(PairError, match=r"third.blur: holds no images"):
+        find_pairs(tmp_path)
 
 
 def test_a_missing_partner_is_named_and_does_not_shift_the_rest(folder):
@@ -90,8 +147,9 @@ def test_a_photograph_where_its_folder_is_expected(tmp_path):
 
 def test_two_files_of_one_name(folder):
     write_image(folder / "input" / "1.jpg", photo(1))
-    with pytest.raises(PairError, match=r"1\.jpg and 1\.png"):
-        find_pairs(folder)
+    for find in (find_pairs, lambda folder: find_photographs([folder / "input"])):
+        with pytest.raises(PairError, match=r"1\.jpg and 1\.png are one name"):
+            find(folder)
 
 
 def test_broken_files_are_listed_together(folder):
@@ -108,36 +166,6 @@ def test_photographs_have_no_input(folder):
     pairs = find_photographs([folder / "target"])
     assert [(pair.name, pair.input) for pair in pairs] == [("1", None), ("2", None), ("10", None)]
     check_pairs(pairs)
-
-
-def test_scenes_stay_on_one_side(tmp_path):
-    pairs = []
-    for scene in range(12):
-        for shot in range(3):
-            path = tmp_path / f"{scene}_{shot}.png"
-            brighter = np.clip(photo(scene).astype(int) + 3 * shot, 0, 255).astype(np.uint8)
-            write_image(path, brighter)
-            pairs.append(Pair(path.stem, None, path))
-    assert [len(scene) for scene in scenes_of(pairs)] == [3] * 12
-    rest, held = split_by_scene(pairs, 4, seed=1)
-    assert len(held) == 6  # two whole scenes
-    assert not {p.name.split("_")[0] for p in rest} & {p.name.split("_")[0] for p in held}
-    assert split_by_scene(pairs, 4, seed=1) == (rest, held)
-    assert split_by_scene(pairs, 4, seed=2)[1] != held
-
-
-def test_frames_of_one_video_are_one_scene(tmp_path):
-    names = ["GOPR0372_07_00-000047", "GOPR0372_07_00-000900", "GOPR0372_07_01-000047"]
-    pairs = []
-    for seed, name in enumerate(names):
-        write_image(tmp_path / f"{name}.png", photo(seed))
-        pairs.append(Pair(name, None, tmp_path / f"{name}.png"))
-    assert scenes_of(pairs) == [[0, 1], [2]]
-
-
-def test_holding_out_more_than_there_is(folder):
-    with pytest.raises(PairError, match="VAL_COUNT"):
-        split_by_scene(find_pairs(folder), 3, seed=0)
 
 
 def test_an_image_survives_writing(tmp_path):

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from m3snet.utils.config import ConfigError
 from m3snet.utils.data.cache import KINDS, open_cache
-from m3snet.utils.data.pairs import Pair
-from m3snet.utils.data.patches import Order, PatchBatches, PatchDataset, Process, centre_patch
-from m3snet.utils.images import write_image
+from m3snet.utils.data.pairs import Pair, PairError
+from m3snet.utils.data.patches import CentrePatches, Order, PatchBatches, PatchDataset, Process
+from m3snet.utils.images import read_image, write_image
 from m3snet.utils.tasks import Degradation
 
 
@@ -84,8 +84,32 @@ def test_input_and_target_show_the_same_place_in_8_bits(pairs: list[Pair]) -> No
 def test_a_photograph_needs_a_degradation(pairs: list[Pair]) -> None:
     with pytest.raises(ValueError, match="need a degradation"):
         PatchDataset(pairs, 32, 1)
-    with pytest.raises(ValueError, match=r"2\.png: has no degraded image"):
-        centre_patch(pairs[2], 32, 1, None)
+    with pytest.raises(ValueError, match="need a degradation"):
+        CentrePatches(pairs, 32, 1)
+
+
+def test_validation_sees_the_centre_and_the_same_degradation_every_time(pairs: list[Pair]) -> None:
+    images = CentrePatches(pairs, 32, 1, DARKER)
+    sizes = [degraded.shape[:2] for degraded, target in images]
+    assert sizes == [(32, 32), (20, 27), (32, 32)]
+    for (degraded, target), pair in zip(images, pairs, strict=True):
+        whole = read_image(pair.target)
+        top, left = (whole.shape[0] - target.shape[0]) // 2, (whole.shape[1] - target.shape[1]) // 2
+        assert np.array_equal(target, whole[top : top + target.shape[0], left : left + target.shape[1]])
+        if pair.input:
+            assert np.array_equal(degraded, 255 - target)
+    # The seed and the name, as in every run so far: their scores compare.
+    level = np.random.default_rng((1, *b"2")).integers(0, 100)
+    assert np.array_equal(images[2][0], images[2][1] // 2 + np.uint8(level))
+    assert not np.array_equal(images[2][0], CentrePatches(pairs, 32, 2, DARKER)[2][0])
+
+
+def test_an_input_that_changed_its_size_is_not_trained_on(pairs: list[Pair]) -> None:
+    assert pairs[0].input
+    write_image(pairs[0].input, np.zeros((60, 90, 3), np.uint8))
+    for read in (lambda: dataset(pairs)[1, 0], lambda: CentrePatches(pairs, 32, 1, DARKER)[0]):
+        with pytest.raises(PairError, match=r"input0\.png is 90x60 but .*0\.png is 67x60"):
+            read()
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

@@ -5,13 +5,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
+from torch.utils.data import DataLoader
 
+import m3snet.Deblurring.config
+import m3snet.Deblurring.dataset
+import m3snet.Deraining.dataset
 from m3snet.Deraining.config import DEFAULTS
 from m3snet.Deraining.dataset import TASK
 from m3snet.utils.config import ConfigError, load_config
 from m3snet.utils.data.pairs import PairError
-from m3snet.utils.data.train_sets import Images, Sources, find_images
+from m3snet.utils.data.patches import PatchBatches, Process
+from m3snet.utils.data.train_sets import Sources, TrainSet, make_train_set
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -30,34 +38,35 @@ def sources(**keys: Any) -> Sources:
     return Sources.of(load_config(DEFAULTS, None, words).TRAINING)
 
 
-def find(**keys: Any) -> Images:
-    return find_images(TASK, sources(**keys))
+def find(**keys: Any) -> TrainSet:
+    return make_train_set(TASK, sources(**keys))
 
 
 def test_one_folder_or_several(two: list[Path]) -> None:
     one = find(TRAIN_DIR=two[0], VAL_COUNT=2)
-    assert (len(one.pairs), one.lengths, one.shares, len(one.val_pairs)) == (7, (7,), (), 2)
-    assert one == find(TRAIN_DIR=[str(two[0])], VAL_COUNT=2)
+    assert (len(one.patches.pairs), one.lengths, one.shares, len(one.validation)) == (7, (7,), (), 2)
+    again = find(TRAIN_DIR=[str(two[0])], VAL_COUNT=2)
+    assert (again.patches.pairs, again.validation.pairs) == (one.patches.pairs, one.validation.pairs)
     both = find(TRAIN_DIR=[str(folder) for folder in two], VAL_COUNT=0, SHARES=[3, 1])
     assert (both.lengths, both.shares) == ((9, 3), (3.0, 1.0))
-    assert [pair.name for pair in both.pairs] == [*map(str, range(9)), "more-0", "more-1", "more-2"]
+    assert [pair.name for pair in both.patches.pairs] == [*map(str, range(9)), "more-0", "more-1", "more-2"]
 
 
 def test_a_scene_is_held_out_of_all_folders(two: list[Path]) -> None:
     for seed in range(4):
         found = find(TRAIN_DIR=[str(folder) for folder in two], VAL_COUNT=4, VAL_SEED=seed)
-        held = {pair.name for pair in found.val_pairs}
+        held = {pair.name for pair in found.validation.pairs}
         assert {name.removeprefix("more-") for name in held} <= {str(i) for i in range(9)}
         assert all((f"more-{i}" in held) == (str(2 * i) in held) for i in range(3))
-        assert sum(found.lengths) == len(found.pairs) == 12 - len(held)
+        assert sum(found.lengths) == len(found.patches.pairs) == 12 - len(held)
         assert found.lengths[1] == 3 - sum(name.startswith("more") for name in held)
 
 
 def test_photographs_follow_the_pairs_and_are_not_held_out(two: list[Path]) -> None:
     found = find(TRAIN_DIR=two[0], SHARP_DIRS=[f"{two[1]}/target", "samples"], VAL_COUNT=3, SHARES=[2, 1, 1])
     assert found.lengths == (6, 3, 7)
-    assert [pair.input is None for pair in found.pairs] == 6 * [False] + 10 * [True]
-    assert all(pair.input for pair in found.val_pairs)
+    assert [pair.input is None for pair in found.patches.pairs] == 6 * [False] + 10 * [True]
+    assert all(pair.input for pair in found.validation.pairs)
 
 
 def test_a_folder_named_twice_is_refused(two: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +107,68 @@ def test_a_test_set_is_not_trained_on_unless_asked(key: str, folder: Path, tmp_p
     with pytest.raises(PairError, match=r"Rain100L.* is a test set: .*TRAINING\.TRAIN_ON_TEST_SET true"):
         find(**{key: named})
     assert find(**{key: named, "VAL_COUNT": 2, "TRAIN_ON_TEST_SET": "true"}).lengths == (7,)
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_each_image_is_decoded_once(
+    kind: str, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, count = cv2.imdecode, []
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: count.append(1) or decode(*args))
+    keys = {"TRAIN_DIR": [str(folder) for folder in two], "CACHE": kind, "CACHE_DIR": tmp_path / "cache"}
+    found = find(**keys, VAL_COUNT=3, TRAIN_PS=16)
+    assert len(count) == 24
+    for index in range(2 * len(found.patches)):
+        assert found.patches[1, index].target.shape == (16, 16, 3)
+    for degraded, target in found.validation:
+        assert degraded.shape == target.shape
+    assert len(count) == 24
+    again = find(**keys, VAL_COUNT=3)
+    assert len(count) == (24 if kind == "disk" else 48)
+    assert (again.patches.pairs, again.validation.pairs) == (found.patches.pairs, found.validation.pairs)
+
+
+def test_broken_images_are_listed_together_whatever_reads_them(two: list[Path], tmp_path: Path) -> None:
+    (two[0] / "input/3.png").write_bytes(b"")
+    (two[1] / "target/more-1.png").write_bytes(b"no image")
+    for kind in ("none", "ram", "disk"):
+        with pytest.raises(PairError, match=r"2 file\(s\) cannot be used:\n.*3\.png.*\n.*more-1\.png"):
+            find(TRAIN_DIR=[str(folder) for folder in two], CACHE=kind, CACHE_DIR=tmp_path / "cache")
+
+
+def test_every_process_finds_the_same(two: list[Path], tmp_path: Path) -> None:
+    keys = {"TRAIN_DIR": [str(folder) for folder in two], "VAL_COUNT": 3, "CACHE": "disk", "CACHE_DIR": tmp_path / "c"}
+    first, second = (make_train_set(TASK, sources(**keys), Process(rank, 2)) for rank in range(2))
+    assert (first.patches.pairs, first.validation.pairs) == (second.patches.pairs, second.validation.pairs)
+
+
+def test_what_is_held_out_follows_val_seed_alone(two: list[Path]) -> None:
+    def held_out(**seeds: int) -> list[str]:
+        found = find(SHARP_DIRS=f"{two[0]}/target", VAL_COUNT=2, VAL_PS=32, **seeds)
+        assert found.validation.seed == seeds.get("VAL_SEED", 1234) and found.patches.seed == seeds.get("SEED", 1234)
+        names = [pair.name for pair in found.validation.pairs]
+        return [f"{name} {degraded.sum()}" for name, (degraded, _) in zip(names, found.validation, strict=True)]
+
+    held = held_out(SEED=7)
+    assert held == held_out(SEED=8)
+    others = [held_out(VAL_SEED=seed) for seed in range(5)]
+    assert len({name.split()[0] for names in others for name in names}) > 2
+    assert all(names != held for names in others)
+
+
+def test_a_validation_folder(two: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    found = find(TRAIN_DIR=two[0], VAL_DIR=two[1], VAL_PS=16)
+    assert (found.lengths, len(found.validation)) == ((9,), 3)
+    assert "checking 12 images\n9 training images, 3 for validation" in capsys.readouterr().out
+    find(TRAIN_DIR=two[0], VAL_DIR=f"{two[0]}/")
+    assert "is trained on as well: its scores say little" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", [m3snet.Deraining.dataset, m3snet.Deblurring.dataset])
+def test_a_task_gives_its_train_set_ready_for_a_loader(module: Any) -> None:
+    name = module.TASK.name
+    defaults = m3snet.Deblurring.config.DEFAULTS if name == "Deblurring" else DEFAULTS
+    found = module.make_train_set(load_config(defaults, ROOT / name / "configs/quickstart.yml"))
+    batches = PatchBatches(found.order(batch_size=8), epochs=range(1, 3))
+    shapes = [patch.degraded.shape for patch in DataLoader(found.patches, batch_sampler=batches)]
+    assert shapes == [(8, 64, 64, 3)] * 2

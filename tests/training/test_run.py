@@ -16,9 +16,7 @@ from m3snet.benchmarks.cost import count_macs
 from m3snet.models import SCA, LayerNorm2d, create_model, load_model, save_weights
 from m3snet.tests.runs import PROGRAM, configuration, metrics, options, train
 from m3snet.utils.config import load_config
-from m3snet.utils.data import patches
 from m3snet.utils.data.pairs import PairError
-from m3snet.utils.data.train_sets import Sources, find_images
 from m3snet.utils.images import read_image
 from m3snet.utils.tasks import default_config
 from m3snet.utils.training import build as recipe
@@ -93,25 +91,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
     # Three steps were taken: the optimizer says so.
     assert {float(slot["step"]) for slot in state["optimizer"]["state"].values()} == {3.0}
-
-
-def test_runs_of_different_seeds_are_scored_on_the_same_images(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def held_out(**seeds: int) -> set[str]:
-        sources = Sources.of(configuration(folder, tmp_path, **seeds).TRAINING)
-        return {pair.name for pair in find_images(m3snet.Deraining.train.TASK, sources).val_pairs}
-
-    held = held_out(TRAINING__SEED=7)
-    assert held == held_out(TRAINING__SEED=8)
-    assert any(held_out(TRAINING__VAL_SEED=seed) != held for seed in range(5))
-
-    degraded_from = []
-    monkeypatch.setattr(
-        trainer, "centre_patch", lambda *args: degraded_from.append(args[2]) or patches.centre_patch(*args)
-    )
-    train(folder, tmp_path, TRAINING__SEED=7, TRAINING__VAL_SEED=9, OPTIM__NUM_EPOCHS=2)
-    assert set(degraded_from) == {9}
 
 
 def test_what_a_run_leaves(folder: Path, tmp_path: Path) -> None:

@@ -6,107 +6,125 @@ import hashlib
 import math
 import os
 import shutil
-import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
-from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
 from numpy.lib import format as npy
-from tqdm import tqdm
+from PIL import Image
 
 from ..config import ConfigError
+from ..files import TEMPORARY, temporary_name
 from ..images import read_image
-from .patches import ONE, Process
 
 Reader = Callable[[Path], np.ndarray]
-T = TypeVar("T")
 
 KINDS = ("none", "ram", "disk")
 _OPEN_MAPS = 30_000  # Linux allows a process 65,530 (vm.max_map_count)
-_SAMPLE = 16  # images that are decoded to know how much room all take
 _ABANDONED = 3600  # seconds after which a temporary file belongs to no living process
 
 
-def open_cache(kind: str, folder: Path, paths: Iterable[Path], process: Process = ONE) -> Reader:
+def open_cache(kind: str, folder: Path, paths: Iterable[Path]) -> Reader:
     """A function that reads the images `paths` as `read_image` does: H x W x 3 uint8 RGB, not to be written to.
 
-    `none` decodes an image whenever it is read. `ram` decodes all of them now; processes that are forked later share
-    the memory, others (those of a second GPU; on Windows and macOS the data loader's workers too) have a copy each.
-    `disk` keeps them uncompressed in `folder`, as .npy files that every process on the machine maps: in memory they
-    are the system's page cache, and the next training finds them. What an interrupted process left is completed; an
-    image that changed (size or time of change) is decoded anew, and its old array deleted.
-
-    The processes of one training call it alike, each as the `process` it is; none has to wait for another.
+    `none` decodes an image whenever it is read. `ram` and `disk` decode it when it is read first: read all of them
+    before the data loader starts its workers, as `utils.data.pairs.check_pairs` does.
+    `ram` keeps it in memory; processes that are forked later share that, others (those of a second GPU; on Windows and
+    macOS the data loader's workers too) have a copy each.
+    `disk` keeps it uncompressed in `folder`, as an .npy file that every process on the machine maps: in memory it is
+    the system's page cache, and the next training finds it. What an interrupted process left is completed; an image
+    that changed (size or time of change) is decoded anew, and its old array deleted. Several processes may fill a
+    folder at once; none has to wait for another.
 
     Raises:
-        ConfigError: an unknown kind, or a folder that cannot be written or lacks room.
-        ImageError: an image cannot be read.
+        ConfigError: an unknown kind, or a folder that cannot be written or lacks room; some of it only when reading.
     """
     if kind not in KINDS:
         raise ConfigError(f"TRAINING.CACHE {kind}: expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
-    paths = list(dict.fromkeys(paths))
-    if kind == "ram":
-        return dict(zip(paths, _of_all(read_image, paths, process.rank == 0), strict=True)).__getitem__
-    return _DiskCache(folder, paths, process) if kind == "disk" else read_image
+    if kind == "none":
+        return read_image
+    return _MemoryCache() if kind == "ram" else _DiskCache(folder, list(dict.fromkeys(paths)))
+
+
+class _MemoryCache:
+    """Arrays in memory."""
+
+    def __init__(self) -> None:
+        self._images: dict[Path, np.ndarray] = {}
+
+    def __call__(self, path: Path) -> np.ndarray:
+        if path not in self._images:
+            self._images[path] = read_image(path)
+        return self._images[path]
 
 
 class _DiskCache:
     """Arrays in a folder, named after path and state of the image they come from."""
 
-    def __init__(self, folder: Path, paths: Sequence[Path], process: Process) -> None:
+    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
+        self._folder = folder
         self._files = {path: folder / _file_name(path) for path in paths}
-        missing = self._missing()
-        size = fmean(read_image(path).nbytes for path in missing[:: -(-len(missing) // _SAMPLE)]) if missing else 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _tidy(folder, self._files.values())
-            if size * len(missing) > shutil.disk_usage(folder).free:
+            if self._needed() > shutil.disk_usage(folder).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before it is filled for everyone
-            # Each process begins with its share and then helps with the others'.
-            start = len(missing) * process.rank // process.world
-            _of_all(self._build, missing[start:] + missing[:start], process.rank == 0)
         except OSError as error:
-            free = f", {shutil.disk_usage(folder).free / 1e9:.2f} GB are free" if folder.is_dir() else ""
-            raise ConfigError(
-                f"TRAINING.CACHE disk: {folder} cannot be written ({error.strerror}). The images that are still "
-                f"missing there need about {size * len(self._missing()) / 1e9:.2f} GB{free}. Make room, name another "
-                "folder in TRAINING.CACHE_DIR, or set TRAINING.CACHE ram or none"
-            ) from error
+            raise self._cannot_write(error) from error
 
     def __call__(self, path: Path) -> np.ndarray:
         try:
             return _map(self._files[path])
-        except (OSError, ValueError, RuntimeError):  # deleted since, or torn when the power failed
+        except FileNotFoundError:
+            pass  # not decoded yet
+        except (OSError, ValueError, RuntimeError):  # torn when the power failed
             self._files[path].unlink(missing_ok=True)
-            self._build(path)
-            return _map(self._files[path])
-
-    def _missing(self) -> list[Path]:
-        return [path for path, file in self._files.items() if not file.exists()]
-
-    def _build(self, path: Path) -> None:
-        """Decode an image into its array, whole or not at all, unless another process has done so."""
-        file = self._files[path]
-        if file.exists():
-            return
-        image = np.ascontiguousarray(read_image(path))
-        temporary = file.with_name(f".{uuid.uuid4().hex}.tmp")
+        image = read_image(path)
         try:
-            with temporary.open("wb") as stream:
-                npy.write_array_header_1_0(stream, npy.header_data_from_array_1_0(image))
-                stream.write(image.data)  # not npy.write_array: its error does not say that the disk is full
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+            _write(self._files[path], image)
+            return _map(self._files[path])
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _needed(self) -> int:
+        """Bytes of the images that are still missing, as far as the files' headers tell."""
+        return sum(_bytes(path) for path, file in self._files.items() if not file.exists())
+
+    def _cannot_write(self, error: OSError) -> ConfigError:
+        free = f", {shutil.disk_usage(self._folder).free / 1e9:.2f} GB are free" if self._folder.is_dir() else ""
+        return ConfigError(
+            f"TRAINING.CACHE disk: {self._folder} cannot be written ({error.strerror}). The images that are still "
+            f"missing there need {self._needed() / 1e9:.2f} GB{free}. Make room, name another folder in "
+            "TRAINING.CACHE_DIR, or set TRAINING.CACHE ram or none"
+        )
+
+
+def _write(file: Path, image: np.ndarray) -> None:
+    """Write an array, whole or not at all, unless another process has done so."""
+    if file.exists():
+        return
+    image = np.ascontiguousarray(image)
+    temporary = temporary_name(file.parent)
+    try:
+        with temporary.open("xb") as stream:  # not flushed to the disk: what a power failure takes is decoded again
+            npy.write_array_header_1_0(stream, npy.header_data_from_array_1_0(image))
+            stream.write(image.data)  # not npy.write_array: its error does not say that the disk is full
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _bytes(path: Path) -> int:
+    try:
+        with Image.open(path) as image:
+            return 3 * image.width * image.height
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0  # what it is will be said when it is read
 
 
 @lru_cache(_OPEN_MAPS)
@@ -135,12 +153,5 @@ def _tidy(folder: Path, files: Iterable[Path]) -> None:
     for path in folder.iterdir():
         stale = path.suffix == ".npy" and names.get(path.name.partition("-")[0], path.name) != path.name
         with suppress(FileNotFoundError, PermissionError):  # another process was faster; Windows keeps what is mapped
-            if stale or (path.suffix == ".tmp" and time.time() - path.stat().st_mtime > _ABANDONED):
+            if stale or (path.match(TEMPORARY) and time.time() - path.stat().st_mtime > _ABANDONED):
                 path.unlink()
-
-
-def _of_all(work: Callable[[Path], T], paths: Sequence[Path], show: bool) -> list[T]:
-    """What `work` gives for each of the paths, in parallel; with a progress bar on a terminal."""
-    with ThreadPoolExecutor() as pool:
-        hidden = not (show and sys.stderr.isatty())
-        return list(tqdm(pool.map(work, paths), "decoding", len(paths), unit=" images", disable=hidden))

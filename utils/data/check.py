@@ -1,17 +1,8 @@
-"""The data doctor: may the data sets on disk be trained and scored on?
-
-    python -m utils.data.check Datasets --task Deraining
-
-Looks at every image of the sets it knows, and ends with exit code 0 when they may be used, 1 when not, 2 when the
-command line is wrong. Nothing is changed.
-"""
+"""May the data sets on disk be trained and scored on? What tools/check_data.py finds out."""
 from __future__ import annotations
 
-import argparse
 import hashlib
-import importlib
 import os
-import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,14 +12,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from natsort import natsorted
 from tqdm import tqdm
 
-from ..images import ImageError, is_image, read_image
+from ..images import ImageError, read_image
 from ..tasks import Task
-from .pairs import SAME_SCENE_BITS, PairError, find_folders, pair_name, perceptual_hash
+from .pairs import PairError, PairFolders, find_folders, list_images, match_names
+from .scenes import SAME_SCENE_BITS, perceptual_hash
 
-TASKS = ("Deraining", "Deblurring")
 ERROR, NOTE = "error", "note"
 
 _WIDTH = 80
@@ -44,7 +34,7 @@ _THUMBNAIL = 32
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing the doctor has to say: an error forbids using the data, a note does not."""
+    """One thing there is to say: an error forbids using the data, a note does not."""
 
     level: str  # ERROR or NOTE
     place: str  # a set, or two
@@ -132,28 +122,6 @@ def format_report(reports: Sequence[SetReport], findings: Sequence[Finding]) -> 
     return "\n".join([*lines, "", f"verdict: {verdict}"])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Examine what the command line names and print the report; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", metavar="ROOT", type=Path, help="DATA.ROOT: the folder that holds GoPro, Rain13K, ...")
-    parser.add_argument("--task", required=True, choices=TASKS, help="whose sets to look for")
-    parser.add_argument(
-        "--allow-overlap",
-        action="store_true",
-        help="scenes that training and test sets share are a note: for sets used as published, overlap included",
-    )
-    arguments = parser.parse_args(argv)
-    # By name and late: the tasks' packages import utils, which therefore must not import them.
-    task = importlib.import_module(f"m3snet.{arguments.task}.dataset").TASK
-    try:
-        reports, findings = examine(arguments.root, task, arguments.allow_overlap)
-    except (OSError, PairError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{task.name} sets below {arguments.root}\n\n{format_report(reports, findings)}")
-    return int(any(finding.level == ERROR for finding in findings))
-
-
 def _examine_set(root: Path, report: SetReport) -> None:
     folder = root / report.folder
     try:
@@ -161,26 +129,24 @@ def _examine_set(root: Path, report: SetReport) -> None:
     except PairError as error:
         report.add(ERROR, str(error).removeprefix(f"{folder}: "))
         return
-    # name -> files of that name; more than one is an error
-    sides: tuple[dict[str, list[Path]], dict[str, list[Path]]] = (defaultdict(list), defaultdict(list))
-    for prefix, *pair in places:
-        for side, files in zip(pair, sides, strict=True):
-            for path in natsorted(side.iterdir(), key=lambda path: path.name) if side.is_dir() else ():
-                if is_image(path):
-                    files[prefix + pair_name(path)].append(path)
-    looks, unreadable = _look_at([path for files in sides for paths in files.values() for path in paths], report.title)
+    listed = [[list_images(side) if side.is_dir() else ([], []) for side in place[1:]] for place in places]
+    inputs, targets = ([path for sides in listed for path in sides[side][0]] for side in (0, 1))
+    others = [path for sides in listed for _, others in sides for path in others]
+    looks, unreadable = _look_at([*inputs, *targets], report.title)
 
     def shown(path: Path) -> str:
         return path.relative_to(folder).as_posix()
 
-    inputs, targets = sides
-    paired = [name for name in inputs if name in targets]
-    lonely = [
-        path for files, others in (sides, sides[::-1]) for name in files if name not in others for path in files[name]
+    matches = [match_names(degraded, sharp) for (degraded, _), (sharp, _) in listed]
+    pairs = [
+        (place.full_name(pair.name), pair.input, pair.target)
+        for place, match in zip(places, matches, strict=True)
+        for pair in match.pairs
     ]
-    repeated_names = [path for files in sides for paths in files.values() if len(paths) > 1 for path in paths]
-    for name in paired:
-        degraded, target = looks.get(inputs[name][0]), looks.get(targets[name][0])
+    lonely = [path for match in matches for path in match.lonely]
+    repeated_names = [path for match in matches for paths in match.repeated for path in paths]
+    for name, *files in pairs:
+        degraded, target = (looks.get(path) for path in files if path)
         if degraded and target:
             report.pairs[name] = (degraded, target)
     differing = [(a, b) for a, b in report.pairs.values() if a.size != b.size]
@@ -196,13 +162,13 @@ def _examine_set(root: Path, report: SetReport) -> None:
     ]
 
     report.counts.update(
-        pairs=len(paired),
+        pairs=len(pairs),
         unpaired=len(lonely),
         unreadable=len(unreadable),
         sizes=len(differing),
         repeated=sum(len(group) - 1 for group in groups),
     )
-    if not paired:
+    if not pairs:
         report.add(ERROR, "no pairs: expected images of the same names in input/ and target/")
     if lonely:
         report.add(ERROR, f"{_count(len(lonely), 'file')} without a partner of the same name", map(shown, lonely))
@@ -219,10 +185,12 @@ def _examine_set(root: Path, report: SetReport) -> None:
         report.add(NOTE, f"degraded images that are equal to the last bit; they {meaning}", repeated)
     if contradicting:
         report.add(NOTE, "equal degraded images have ground truths that differ", contradicting)
-    if report.published and len(paired) not in report.published:
+    if report.published and len(pairs) not in report.published:
         expected = " or ".join(f"{number:,}" for number in report.published)
         meaning = "" if report.training else ": scores do not compare with published ones"
-        report.add(NOTE, f"{len(paired):,} pairs where the published set has {expected}{meaning}")
+        report.add(NOTE, f"{len(pairs):,} pairs where the published set has {expected}{meaning}")
+    if others:
+        report.add(NOTE, f"{_count(len(others), 'file')} left out, not images of a known kind", map(shown, others))
     _compare_gammas(report, places)
 
 
@@ -311,14 +279,14 @@ def _shared_targets(tests: Sequence[SetReport]) -> list[Finding]:
     return findings
 
 
-def _compare_gammas(report: SetReport, places: Sequence[tuple[str, Path, Path]]) -> None:
+def _compare_gammas(report: SetReport, places: Sequence[PairFolders]) -> None:
     """GoPro comes with two kinds of blur; averaging light (blur_gamma) gives brighter images than averaging pixels."""
     gammas = {
-        prefix + pair_name(path): path
-        for prefix, degraded, _ in places
-        if (degraded.parent / "blur_gamma").is_dir()
-        for path in (degraded.parent / "blur_gamma").iterdir()
-        if is_image(path)
+        place.full_name(pair.name): pair.input
+        for place in places
+        if (folder := place.degraded.parent / "blur_gamma").is_dir() and place.sharp.is_dir()
+        for pair in match_names(list_images(folder)[0], list_images(place.sharp)[0]).pairs
+        if pair.input
     }
     looks, _ = _look_at([path for name, path in gammas.items() if name in report.pairs], f"{report.title}, blur_gamma")
     both = [(report.pairs[name][0], looks[path]) for name, path in gammas.items() if path in looks]
@@ -349,7 +317,3 @@ def _size(look: Look) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

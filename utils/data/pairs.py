@@ -1,23 +1,28 @@
-"""Pairs of degraded and sharp images on disk: how they are found, checked, and split by scene."""
+"""Pairs of degraded and sharp images on disk: how they are found and checked."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from natsort import natsorted
+from tqdm import tqdm
 
-from ..cli import UserError
+from ..cli import UserError, warn
 from ..images import ImageError, is_image, look_at, read_converted, read_image
+
+Say = Callable[[str], Any]
 
 # What community archives put around the number that both names of a pair share (rain-001 / norain-001).
 _AFFIX = re.compile(r"^(no)?rain[-_]?(?=\d)|(?<=\d)x2$", re.IGNORECASE)
 _FOLDERS = (("input", "target"), ("blur", "sharp"))
-_PATCH = re.compile(r"_patch\d+$")  # what utils.data.prepare puts after the name of the image it cuts
 _SHOWN = 10
 
 
@@ -32,25 +37,47 @@ class Pair:
     name: str
     input: Path | None  # None: a sharp photograph alone, degraded on the fly
     target: Path
+    scene: str = ""  # the folder of its scene, in a tree of scenes
 
 
-def find_pairs(root: str | Path) -> list[Pair]:
+class PairFolders(NamedTuple):
+    """The two folders that the images of pairs lie in."""
+
+    scene: str  # the folder both are in, in a tree of scenes
+    degraded: Path
+    sharp: Path
+
+    def full_name(self, name: str) -> str:
+        """Of a pair: GoPro's original tree numbers every scene from 1, the scene keeps the names apart."""
+        return f"{self.scene}-{name}" if self.scene else name
+
+
+class Match(NamedTuple):
+    """The files of two folders, matched by name."""
+
+    pairs: list[Pair]
+    lonely: list[Path]  # without a partner
+    repeated: list[list[Path]]  # the files of a folder that have one name, and another suffix each
+
+
+def find_pairs(root: str | Path, say: Say = warn) -> list[Pair]:
     """The pairs below `root`, in natural order: {input,target}, {blur,sharp}, or GoPro's SCENE/{blur,sharp}.
 
-    Files are paired by name without suffix; `rain-001` and `norain-001` (Rain100) are the same name.
+    Files are paired by name without suffix; see `match_names`. Files that are no images are left out, with a word to
+    `say`.
 
     Raises:
         PairError: no such folders, an empty folder, two files of one name, or a file without its partner.
     """
     return [
-        Pair(f"{prefix}{pair.name}", pair.input, pair.target)
-        for prefix, degraded, sharp in find_folders(root)
-        for pair in pair_folders(degraded, sharp)
+        Pair(folders.full_name(pair.name), pair.input, pair.target, folders.scene)
+        for folders in find_folders(root)
+        for pair in pair_folders(folders.degraded, folders.sharp, say)
     ]
 
 
-def find_folders(root: str | Path) -> list[tuple[str, Path, Path]]:
-    """Where the pairs below `root` lie: (what their names begin with, folder of degraded images, folder of sharp ones).
+def find_folders(root: str | Path) -> list[PairFolders]:
+    """Where the pairs below `root` lie.
 
     Raises:
         PairError: no such folders; one of the two may still be missing.
@@ -60,36 +87,111 @@ def find_folders(root: str | Path) -> list[tuple[str, Path, Path]]:
         raise PairError(f"{root}: no such folder; expected one that holds input/ and target/")
     for degraded, sharp in _FOLDERS:
         if (root / degraded).is_dir() or (root / sharp).is_dir():
-            return [("", root / degraded, root / sharp)]
-    scenes = natsorted((path for path in root.iterdir() if (path / "sharp").is_dir()), key=lambda path: path.name)
+            return [PairFolders("", root / degraded, root / sharp)]
+    scenes = [path for path in root.iterdir() if (path / "sharp").is_dir() or (path / "blur").is_dir()]
     if not scenes:
         raise PairError(f"{root}: expected the folders input/ and target/, or scenes that hold blur/ and sharp/")
-    # The original tree numbers every scene from 1: the scene keeps names apart, as the community's PNGs do.
-    return [(f"{scene.name}-", scene / "blur", scene / "sharp") for scene in scenes]
+    scenes = natsorted(scenes, key=lambda path: path.name)
+    return [PairFolders(scene.name, scene / "blur", scene / "sharp") for scene in scenes]
 
 
-def pair_name(path: Path) -> str:
-    """What both files of a pair are called: the name without suffix and without Rain100's `rain-` and `norain-`."""
-    return _AFFIX.sub("", path.stem)
+def pair_folders(degraded: Path, sharp: Path, say: Say = warn) -> list[Pair]:
+    """The pairs of two folders of images, in natural order; see `find_pairs`."""
+    match = match_names(find_images(degraded, say), find_images(sharp, say))
+    _refuse_repeated(match.repeated)
+    if match.lonely:
+        raise PairError(_listing("have no partner of the same name", list(map(str, match.lonely))))
+    return match.pairs
 
 
-def find_photographs(folders: Iterable[str | Path]) -> list[Pair]:
+def match_names(inputs: Sequence[Path], targets: Sequence[Path]) -> Match:
+    """Match files by name without suffix, in the order of `inputs`.
+
+    What Rain100 and others put around a number is no part of a name (`rain-001`, `norain-001` and `001x2` are all
+    001), unless two files of a folder would then have one name. Letters with accents are the same letters, whether
+    stored as one character or, as macOS does, as two.
+    """
+    sides = [_by_stem(inputs), _by_stem(targets)]
+    partners = {stem: stem for stem in sides[0] if stem in sides[1]}
+    plain = [_by_plain_name([stem for stem in side if stem not in partners]) for side in sides]
+    partners |= {plain[0][name]: plain[1][name] for name in plain[0] if name in plain[1]}
+    names = Counter(map(_plain, partners))
+    pairs = [
+        Pair(_plain(stem) if names[_plain(stem)] == 1 else stem, paths[0], sides[1][partners[stem]][0])
+        for stem, paths in sides[0].items()
+        if stem in partners
+    ]
+    matched = (set(partners), set(partners.values()))
+    return Match(
+        pairs,
+        [
+            path
+            for side, known in zip(sides, matched, strict=True)
+            for stem, paths in side.items()
+            if stem not in known
+            for path in paths
+        ],
+        [paths for side in sides for paths in side.values() if len(paths) > 1],
+    )
+
+
+def find_photographs(folders: Iterable[str | Path], say: Say = warn) -> list[Pair]:
     """The sharp photographs in `folders` (not below them), as pairs whose input is still to be made.
 
     Raises:
-        PairError: a folder is missing or holds no image.
+        PairError: a folder is missing or holds no image, or two of its images have one name.
     """
-    return [Pair(path.stem, None, path) for folder in folders for path in _images_by_name(Path(folder)).values()]
+    found = [_by_stem(find_images(Path(folder), say)) for folder in folders]
+    _refuse_repeated([paths for photographs in found for paths in photographs.values() if len(paths) > 1])
+    return [Pair(stem, None, paths[0]) for photographs in found for stem, paths in photographs.items()]
 
 
-def check_pairs(pairs: Sequence[Pair]) -> None:
-    """Decode every image once, in threads, so that no training stops at a broken file hours later.
+def find_images(folder: Path, say: Say = warn) -> list[Path]:
+    """The images in a folder (not below it), in natural order; what is left out is counted and said.
+
+    Raises:
+        PairError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise PairError(f"{folder}: {'is a file; name the folder it is in' if folder.is_file() else 'no such folder'}")
+    images, others = list_images(folder)
+    named = f"{', '.join(path.name for path in others[:3])}{', ...' * (len(others) > 3)}"
+    if not images:
+        raise PairError(f"{folder}: holds no images{f', but {named}' * bool(others)}")
+    if others:
+        say(f"{folder}: {len(others):,} file(s) left out, not images of a known kind: {named}")
+    return images
+
+
+def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images in a folder, and the other visible files in it, in natural order."""
+    paths = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    images = natsorted(filter(is_image, paths), key=lambda path: path.name)
+    return images, natsorted(set(paths).difference(images), key=lambda path: path.name)
+
+
+def check_pairs(pairs: Sequence[Pair], read: Callable[[Path], np.ndarray] = read_image, show: bool = True) -> None:
+    """Read every image once, in threads, so that no training stops at a broken file hours later.
+
+    With `show`, a terminal shows how far it is.
 
     Raises:
         PairError: listing unreadable files and pairs of two sizes.
     """
+
+    def problem(pair: Pair) -> str | None:
+        try:
+            target = read(pair.target)
+            if pair.input is not None:
+                check_sizes(pair, read(pair.input), target)
+        except (ImageError, PairError) as error:
+            return str(error)
+        return None
+
     with ThreadPoolExecutor() as pool:
-        problems = [problem for problem in pool.map(_problem, pairs) if problem]
+        hidden = not (show and sys.stderr.isatty())
+        found = tqdm(pool.map(problem, pairs), "checking", len(pairs), unit=" images", disable=hidden, leave=False)
+        problems = [line for line in found if line]
     if problems:
         raise PairError(_listing("cannot be used", problems))
 
@@ -118,110 +220,41 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, list[str]]:
     if pair.input is None:
         raise PairError(f"{pair.target}: a sharp photograph without its degraded partner cannot be scored")
     (degraded, of_input), (target, of_target) = read_converted(pair.input), read_converted(pair.target)
-    if degraded.shape != target.shape:
-        raise PairError(f"{pair.input} is {_size(degraded.shape)} but {pair.target} is {_size(target.shape)}")
+    check_sizes(pair, degraded, target)
     return degraded, target, [f"input {what}" for what in of_input] + [f"target {what}" for what in of_target]
 
 
-def split_by_scene(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Split into (rest, held out), holding out at least `count` pairs as whole scenes.
+def check_sizes(pair: Pair, degraded: np.ndarray, target: np.ndarray) -> None:
+    """Whether the two images of a pair have one size.
 
-    Files whose ground truths are nearly the same image, or whose names say they are frames of one video
-    (GOPR0372_07_00-000047) or patches of one image, are one scene. Which scenes are held out depends on `seed` and the
-    names only.
+    Raises:
+        PairError: they have not.
     """
-    if not 0 <= count < len(pairs):
-        raise PairError(f"cannot hold out {count} of {len(pairs)} pairs for validation; lower TRAINING.VAL_COUNT")
-    scenes = scenes_of(pairs)
-    order = np.random.default_rng(seed).permutation(len(scenes))
-    held: set[int] = set()
-    for index in order:
-        if len(held) >= count:
-            break
-        held.update(scenes[index])
-    if count and len(held) == len(pairs):
-        raise PairError(f"all {len(pairs)} pairs show one scene: name a validation folder in TRAINING.VAL_DIR")
-    return [pair for i, pair in enumerate(pairs) if i not in held], [pairs[i] for i in sorted(held)]
+    if degraded.shape != target.shape:
+        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (degraded, target)]
+        raise PairError(f"{pair.input} is {sizes[0]} but {pair.target} is {sizes[1]}")
 
 
-def scenes_of(pairs: Sequence[Pair]) -> list[list[int]]:
-    """Group the indices of `pairs` by scene, in order of first appearance; see `split_by_scene`."""
-    with ThreadPoolExecutor() as pool:
-        hashes = np.stack(list(pool.map(lambda pair: perceptual_hash(read_image(pair.target)), pairs)))
-    root = list(range(len(pairs)))
-
-    def find(i: int) -> int:
-        while root[i] != i:
-            root[i] = root[root[i]]
-            i = root[i]
-        return i
-
-    for i in range(len(pairs) - 1):
-        near = np.bitwise_count(hashes[i + 1 :] ^ hashes[i]).sum(axis=1) <= SAME_SCENE_BITS
-        for j in np.flatnonzero(near) + i + 1:
-            root[find(int(j))] = find(i)
-    origins: dict[str, int] = {}
-    for i, pair in enumerate(pairs):
-        name = _PATCH.sub("", pair.name)
-        video = re.match(r"(GOPR\w+?)-\d+$", name)
-        if video or name != pair.name:
-            root[find(i)] = find(origins.setdefault(video[1] if video else name, i))
-    scenes: dict[int, list[int]] = {}
-    for i in range(len(pairs)):
-        scenes.setdefault(find(i), []).append(i)
-    return list(scenes.values())
+def _refuse_repeated(repeated: Sequence[Sequence[Path]]) -> None:
+    for first, second, *_ in repeated:
+        raise PairError(f"{first.parent}: {first.name} and {second.name} are one name; keep one of them")
 
 
-_HASH_SIZE = 16
-# Of 240 bits. Measured on the targets of Rain800's training set: files of one photograph differ by at most 4 bits,
-# two shots of one view by 38, different views by 60 and more.
-SAME_SCENE_BITS = 45
-
-
-def perceptual_hash(image: np.ndarray) -> np.ndarray:
-    """The difference hash of an H x W x 3 uint8 image, 30 bytes: is each cell of a coarse gray grid brighter than
-    its left neighbour?"""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    grid = cv2.resize(gray, (_HASH_SIZE, _HASH_SIZE), interpolation=cv2.INTER_AREA)
-    return np.packbits(grid[:, 1:] > grid[:, :-1])
-
-
-def _images_by_name(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise PairError(f"{folder}: {'is a file; name the folder it is in' if folder.is_file() else 'no such folder'}")
-    found: dict[str, Path] = {}
-    for path in natsorted(folder.iterdir(), key=lambda path: path.name):
-        if is_image(path):
-            name = pair_name(path)
-            if name in found:
-                raise PairError(f"{folder}: {found[name].name} and {path.name} are one name; keep one of them")
-            found[name] = path
-    if not found:
-        raise PairError(f"{folder}: holds no images")
+def _by_stem(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        found.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
     return found
 
 
-def pair_folders(degraded: Path, sharp: Path) -> list[Pair]:
-    """The pairs of two folders of images, by file name without suffix, in natural order; see `find_pairs`."""
-    inputs, targets = _images_by_name(degraded), _images_by_name(sharp)
-    lonely = [str(inputs[name]) for name in inputs if name not in targets]
-    lonely += [str(targets[name]) for name in targets if name not in inputs]
-    if lonely:
-        raise PairError(_listing("have no partner of the same name", lonely))
-    return [Pair(name, path, targets[name]) for name, path in inputs.items()]
+def _plain(stem: str) -> str:
+    return _AFFIX.sub("", stem)
 
 
-def _problem(pair: Pair) -> str | None:
-    try:
-        target = read_image(pair.target).shape
-        if pair.input is None:
-            return None
-        degraded = read_image(pair.input).shape
-    except ImageError as error:
-        return str(error)
-    if degraded != target:
-        return f"{pair.input} is {_size(degraded)} but {pair.target} is {_size(target)}"
-    return None
+def _by_plain_name(stems: Sequence[str]) -> dict[str, str]:
+    """plain name -> stem, where only one stem has it."""
+    count = Counter(map(_plain, stems))
+    return {_plain(stem): stem for stem in stems if count[_plain(stem)] == 1}
 
 
 def _header_problem(pair: Pair) -> str | None:
@@ -232,10 +265,6 @@ def _header_problem(pair: Pair) -> str | None:
     except ImageError as error:
         return str(error)
     return f"{pair.input} is {sizes[0]} but {pair.target} is {sizes[1]}"
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]}"
 
 
 def _listing(what: str, items: Sequence[str]) -> str:

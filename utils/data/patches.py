@@ -15,7 +15,7 @@ from ..config import ConfigError
 from ..images import read_image
 from ..tasks import Degradation
 from .augment import ORIENTATIONS, crop, random_corner
-from .pairs import Pair
+from .pairs import Pair, check_sizes
 
 Key = tuple[int, int]
 
@@ -60,8 +60,7 @@ class PatchDataset(Dataset[Patch]):
         degradation: Degradation | None = None,
         read: Callable[[Path], np.ndarray] = read_image,
     ) -> None:
-        if degradation is None and any(pair.input is None for pair in pairs):
-            raise ValueError("pairs without an input image need a degradation")
+        _check_degradation(pairs, degradation)
         self.pairs = list(pairs)
         self.patch_size = patch_size
         self.seed = seed
@@ -82,6 +81,7 @@ class PatchDataset(Dataset[Patch]):
         orientation = int(rng.integers(ORIENTATIONS))
         if pair.input is not None:
             degraded = self.read(pair.input)
+            check_sizes(pair, degraded, target)  # it may have been changed since all were checked
         else:
             assert self.degradation is not None  # as __init__ has checked
             margin = self.degradation.margin
@@ -197,18 +197,48 @@ class PatchBatches(Sampler[list[Key]]):
             yield keys[start : start + share]
 
 
-def centre_patch(pair: Pair, size: int, seed: int, degradation: Degradation | None) -> tuple[np.ndarray, np.ndarray]:
-    """The (degraded, target) centre crop of at most `size` x `size` pixels that validation looks at.
+class CentrePatches(Dataset[tuple[np.ndarray, np.ndarray]]):
+    """The (degraded, target) centre crops of `pairs`, of at most `size` x `size` pixels: what validation looks at.
 
-    A pair without input is degraded whole, from `seed` and its name alone, so that every epoch sees the same image.
+    A pair without input is degraded whole by `degradation`, from `seed` and its name alone, so that every epoch sees
+    the same image. `read` as in `PatchDataset`.
     """
-    target = read_image(pair.target)
-    if pair.input is not None:
-        degraded = read_image(pair.input)
-    elif degradation is not None:
-        degraded = degradation.apply(target, np.random.default_rng((seed, *pair.name.encode())))
-    else:
-        raise ValueError(f"{pair.target}: has no degraded image, and no degradation was given")
-    height, width = (min(size, length) for length in target.shape[:2])
-    top, left = (target.shape[0] - height) // 2, (target.shape[1] - width) // 2
-    return crop(degraded, top, left, height, width), crop(target, top, left, height, width)
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        size: int,
+        seed: int,
+        degradation: Degradation | None = None,
+        read: Callable[[Path], np.ndarray] = read_image,
+    ) -> None:
+        _check_degradation(pairs, degradation)
+        self.pairs = list(pairs)
+        self.size = size
+        self.seed = seed
+        self.degradation = degradation
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        pair = self.pairs[number]
+        target = self.read(pair.target)
+        if pair.input is not None:
+            degraded = self.read(pair.input)
+            check_sizes(pair, degraded, target)  # it may have been changed since all were checked
+        else:
+            assert self.degradation is not None  # as __init__ has checked
+            degraded = self.degradation.apply(target, np.random.default_rng((self.seed, *pair.name.encode())))
+        height, width = (min(self.size, length) for length in target.shape[:2])
+        top, left = (target.shape[0] - height) // 2, (target.shape[1] - width) // 2
+        return crop(degraded, top, left, height, width), crop(target, top, left, height, width)
+
+
+def _check_degradation(pairs: Sequence[Pair], degradation: Degradation | None) -> None:
+    if degradation is None and any(pair.input is None for pair in pairs):
+        raise ValueError("pairs without an input image need a degradation")

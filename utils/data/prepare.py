@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..images import read_image, write_image
 from ..tasks import Task
 from .download import Archive, ArchiveError, fetch, unpack
-from .pairs import Pair, PairError, find_pairs
+from .pairs import Pair, PairError, check_sizes, find_pairs
 
 
 def prepare(
@@ -58,7 +58,7 @@ def prepare(
             else:
                 number = cut_patches(source, out, arguments.patches, arguments.stride or arguments.patches // 2)
                 print(f"{out}: {number:,} pairs of patches; to train on them: --opts TRAINING.TRAIN_DIR {out}")
-    print(f"to check what is there: python -m utils.data.check {root} --task {task.name}")
+    print(f"to check what is there: python -m m3snet.tools.check_data {root} --task {task.name}")
 
 
 def cut_patches(folder: Path, out: Path, size: int, stride: int) -> int:
@@ -88,9 +88,7 @@ def _cut(pair: Pair, out: Path, size: int, stride: int) -> int:
     if pair.input is None:
         raise PairError(f"{pair.target}: has no degraded partner")
     degraded, target = read_image(pair.input), read_image(pair.target)
-    if degraded.shape != target.shape:
-        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (degraded, target)]
-        raise PairError(f"{pair.input} is {sizes[0]} but {pair.target} is {sizes[1]}")
+    check_sizes(pair, degraded, target)
     corners = [
         (top, left) for top in _starts(target.shape[0], size, stride) for left in _starts(target.shape[1], size, stride)
     ]

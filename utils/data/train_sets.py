@@ -1,4 +1,4 @@
-"""The images of a training: in which folders they lie, which are held out for validation, and that all can be used."""
+"""The images of a training, ready to be read: found, split from those for validation, checked, and cached."""
 from __future__ import annotations
 
 import math
@@ -7,28 +7,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from yacs.config import CfgNode
 
 from ..config import ConfigError
 from ..tasks import Task
-from .pairs import Pair, PairError, find_pairs, find_photographs, split_by_scene
+from .cache import open_cache
+from .pairs import Pair, PairError, check_pairs, find_pairs, find_photographs
+from .patches import ONE, CentrePatches, Order, PatchDataset, Process
 from .samples import photographs
+from .scenes import perceptual_hash, split_by_scene
 
 SAMPLES = "samples"  # stands for the bundled photographs among the SHARP_DIRS
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the images of a training come from: the TRAINING keys of these names."""
+    """Where the images of a training come from and how they are read: the TRAINING keys of these names."""
 
     train_dirs: tuple[str, ...] = ()  # TRAIN_DIR: folders of pairs
     sharp_dirs: tuple[str, ...] = ()  # folders of photographs, degraded on the fly
     shares: tuple[float, ...] = ()  # of each folder of train_dirs, then of sharp_dirs; (): every image alike
+    train_ps: int = 256
+    seed: int = 1234
     val_dir: str = ""  # "": held out of the training images, by scene
     val_count: int = 64
+    val_ps: int = 256
     val_seed: int = 1234
     train_on_test_set: bool = False
     val_on_test_set: bool = False
+    cache: str = "none"
+    cache_dir: str = ""
 
     @classmethod
     def of(cls, training: CfgNode) -> Sources:
@@ -40,35 +49,99 @@ class Sources:
         pairs = training.TRAIN_DIR
         pairs = [pairs] * bool(pairs) if isinstance(pairs, str) else pairs
         return cls(
-            _folders("TRAINING.TRAIN_DIR", pairs),
-            _folders("TRAINING.SHARP_DIRS", training.SHARP_DIRS),
-            _shares(training.SHARES, [*pairs, *training.SHARP_DIRS]),
-            training.VAL_DIR,
-            training.VAL_COUNT,
-            training.VAL_SEED,
-            training.TRAIN_ON_TEST_SET,
-            training.VAL_ON_TEST_SET,
+            train_dirs=_folders("TRAINING.TRAIN_DIR", pairs),
+            sharp_dirs=_folders("TRAINING.SHARP_DIRS", training.SHARP_DIRS),
+            shares=_shares(training.SHARES, [*pairs, *training.SHARP_DIRS]),
+            train_ps=training.TRAIN_PS,
+            seed=training.SEED,
+            val_dir=training.VAL_DIR,
+            val_count=training.VAL_COUNT,
+            val_ps=training.VAL_PS,
+            val_seed=training.VAL_SEED,
+            train_on_test_set=training.TRAIN_ON_TEST_SET,
+            val_on_test_set=training.VAL_ON_TEST_SET,
+            cache=training.CACHE,
+            cache_dir=training.CACHE_DIR or f"{training.SAVE_DIR}/cache",
         )
 
 
 @dataclass(frozen=True)
-class Images:
-    """What was found: pairs to train on, folder after folder, and pairs to validate on."""
+class TrainSet:
+    """What is trained on, folder after folder, and what is validated on."""
 
-    pairs: list[Pair]
+    patches: PatchDataset
+    validation: CentrePatches
     lengths: tuple[int, ...]  # pairs of each folder
     shares: tuple[float, ...]  # of each folder; (): every pair alike
-    val_pairs: list[Pair]
+
+    def order(self, batch_size: int, steps: int = 0, overfit: int = 0) -> Order:
+        """The order in which a training looks at the patches; see `Order`."""
+        return Order(self.lengths, batch_size, self.patches.seed, steps, self.shares, overfit)
 
 
-def find_images(task: Task, sources: Sources, say: Callable[[str], Any] = print) -> Images:
-    """The pairs to train on and those to validate on.
+def make_train_set(
+    task: Task, sources: Sources, process: Process = ONE, say: Callable[[str], Any] = print
+) -> TrainSet:
+    """Find, check and split the images; each is read once, into the cache where there is one.
 
-    A `val_dir` that is a test set is left alone, with a word to `say`, unless `val_on_test_set`.
+    Validation images are held out of the real pairs of all folders together, by scene, or of the photographs where
+    there are no pairs. A `val_dir` that is a test set is left alone, with a word to `say`, unless `val_on_test_set`.
+    Every process of a training calls this, as the `process` it is, and gets the same.
 
     Raises:
-        PairError: a folder does not hold what it should, or is a test set to train on; nothing to train on.
+        PairError: a folder does not hold what it should, or is a test set to train on; an image cannot be used.
+        ConfigError: the cache is of an unknown kind, or cannot be written.
     """
+    folders = sources.train_dirs + sources.sharp_dirs
+    _refuse_test_sets(task, sources)
+    real = [find_pairs(folder, say) for folder in sources.train_dirs]
+    sharp = [_photographs(folder, say) for folder in sources.sharp_dirs]
+    named = find_pairs(sources.val_dir, say) if _validates_on(sources, task, say) else []
+    pairs = [pair for found in (*real, *sharp) for pair in found]
+
+    say(f"checking {len(pairs) + len(named):,} images")
+    every = [*pairs, *named]
+    read = open_cache(
+        sources.cache, Path(sources.cache_dir), [path for pair in every for path in (pair.input, pair.target) if path]
+    )
+    hashes: dict[Path, np.ndarray] = {}
+    targets = {pair.target for pair in pairs}
+
+    def read_and_hash(path: Path) -> np.ndarray:
+        image = read(path)
+        if path in targets:
+            hashes[path] = perceptual_hash(image)
+        return image
+
+    first = len(every) * process.rank // process.world  # each fills a cache from another place
+    check_pairs(every[first:] + every[:first], read_and_hash, show=process.rank == 0)
+
+    if named:
+        held, left = named, real + sharp
+    else:
+        judges = [pair for found in real or sharp for pair in found]
+        _, held = split_by_scene(
+            judges, np.stack([hashes[pair.target] for pair in judges]), sources.val_count, sources.val_seed
+        )
+        out = set(held)
+        left = [[pair for pair in found if pair not in out] for found in real + sharp]
+    for folder, found in zip(folders, left, strict=True):
+        if sources.shares and not found:
+            raise PairError(
+                f"{folder}: all its images are held out for validation, but TRAINING.SHARES gives it a share; lower "
+                "TRAINING.VAL_COUNT or name a validation folder in TRAINING.VAL_DIR"
+            )
+    rest = [pair for found in left for pair in found]
+    say(f"{len(rest):,} training images, {len(held):,} for validation")
+    return TrainSet(
+        PatchDataset(rest, sources.train_ps, sources.seed, task.degradation, read),
+        CentrePatches(held, sources.val_ps, sources.val_seed, task.degradation, read),
+        tuple(map(len, left)),
+        sources.shares,
+    )
+
+
+def _refuse_test_sets(task: Task, sources: Sources) -> None:
     folders = sources.train_dirs + sources.sharp_dirs
     if not folders:
         raise PairError("no training data: set TRAINING.TRAIN_DIR (pairs) or TRAINING.SHARP_DIRS (photographs)")
@@ -79,35 +152,27 @@ def find_images(task: Task, sources: Sources, say: Callable[[str], Any] = print)
                 "folders in TRAINING.TRAIN_DIR and SHARP_DIRS (TRAINING.TRAIN_ON_TEST_SET true: train on it all the "
                 "same)"
             )
-    real = [find_pairs(folder) for folder in sources.train_dirs]
-    sharp = [_photographs(folder) for folder in sources.sharp_dirs]
-    if sources.val_dir and (sources.val_on_test_set or not task.is_test_set(sources.val_dir)):
-        held, left = find_pairs(sources.val_dir), real + sharp
-    else:
-        if sources.val_dir:
-            say(
-                f"warning: TRAINING.VAL_DIR {sources.val_dir} is a test set; a checkpoint chosen on it has no honest "
-                "test score. Validation images are split from the training set instead (TRAINING.VAL_ON_TEST_SET "
-                "true: use it)."
-            )
-        # Real pairs alone are the better judges; synthetic ones stand in where there are none.
-        judges = [pair for pairs in real or sharp for pair in pairs]
-        _, held = split_by_scene(judges, sources.val_count, sources.val_seed)
-        out = set(held)
-        left = [[pair for pair in pairs if pair not in out] for pairs in real + sharp]
-    for folder, pairs in zip(folders, left, strict=True):
-        if sources.shares and not pairs:
-            raise PairError(
-                f"{folder}: all its images are held out for validation, but TRAINING.SHARES gives it a share; lower "
-                "TRAINING.VAL_COUNT or name a validation folder in TRAINING.VAL_DIR"
-            )
-    return Images([pair for pairs in left for pair in pairs], tuple(map(len, left)), sources.shares, held)
 
 
-def _photographs(folder: str) -> list[Pair]:
+def _validates_on(sources: Sources, task: Task, say: Callable[[str], Any]) -> bool:
+    """Whether VAL_DIR is what is validated on."""
+    if not sources.val_dir:
+        return False
+    if sources.val_on_test_set or not task.is_test_set(sources.val_dir):
+        if Path(sources.val_dir).resolve() in (Path(folder).resolve() for folder in sources.train_dirs):
+            say(f"warning: TRAINING.VAL_DIR {sources.val_dir} is trained on as well: its scores say little")
+        return True
+    say(
+        f"warning: TRAINING.VAL_DIR {sources.val_dir} is a test set; a checkpoint chosen on it has no honest test "
+        "score. Validation images are split from the training set instead (TRAINING.VAL_ON_TEST_SET true: use it)."
+    )
+    return False
+
+
+def _photographs(folder: str, say: Callable[[str], Any]) -> list[Pair]:
     if folder == SAMPLES:
         return [Pair(name, None, path) for name, path in photographs("train").items()]
-    return find_photographs([folder])
+    return find_photographs([folder], say)
 
 
 def _folders(key: str, folders: Sequence[Any]) -> tuple[str, ...]:

@@ -19,10 +19,9 @@ from yacs.config import CfgNode
 
 from ...models import M3SNet
 from ..config import differences, save_config, to_dict
-from ..data.cache import open_cache
-from ..data.pairs import Pair, check_pairs
-from ..data.patches import Order, Patch, PatchBatches, PatchDataset, Process, centre_patch
-from ..data.train_sets import Sources, find_images
+from ..data.pairs import Pair
+from ..data.patches import CentrePatches, Patch, PatchBatches, PatchDataset, Process
+from ..data.train_sets import Sources, make_train_set
 from ..images import write_image
 from ..provenance import code_version
 from ..restoring.restorer import restore_image
@@ -77,28 +76,16 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
 
     # Data
     training, epochs = config.TRAINING, config.OPTIM.NUM_EPOCHS
-    found = find_images(task, Sources.of(training), say)
-    pairs, val_pairs = found.pairs, found.val_pairs
-    say(f"checking {len(pairs) + len(val_pairs):,} images")
-    check_pairs([*pairs, *val_pairs])
     process = Process(accelerator.process_index, accelerator.num_processes)
-    read = open_cache(
-        training.CACHE,
-        Path(training.CACHE_DIR or f"{training.SAVE_DIR}/cache"),
-        [path for pair in pairs for path in (pair.input, pair.target) if path is not None],
-        process,
-    )
-    dataset = PatchDataset(pairs, training.TRAIN_PS, training.SEED, task.degradation, read)
-    say(f"{len(pairs):,} training images, {len(val_pairs):,} for validation")
+    data = make_train_set(task, Sources.of(training), process, say)
+    dataset = data.patches
 
     # Model and optimizer
     model = build_model(config).to(accelerator.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
     average = training.EMA_DECAY
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
-    order = Order(
-        found.lengths, config.OPTIM.BATCH_SIZE, training.SEED, training.EPOCH_STEPS, found.shares, training.OVERFIT
-    )
+    order = data.order(config.OPTIM.BATCH_SIZE, training.EPOCH_STEPS, training.OVERFIT)
     state = TrainState(model, optimizer, ema, accelerator.scaler, order.facts)
     parameters, processes = sum(p.numel() for p in model.parameters()), accelerator.num_processes
     say(f"{parameters:,} parameters, {accelerator.device.type}, on {processes} process{'es' * (processes > 1)}")
@@ -125,7 +112,7 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
     )
     if dry_run:
         with contextlib.closing(in_turn(loader)) as steps:
-            rehearse(config, run, model, stepping.step, steps, len(batches), len(val_pairs), accelerator)
+            rehearse(config, run, model, stepping.step, steps, len(batches), len(data.validation), accelerator)
         return run
     if accelerator.is_main_process:
         save_config(config, run / "config.yml")
@@ -152,7 +139,7 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
             names = []
             if epoch % training.VAL_AFTER_EVERY == 0 or epoch == epochs:
                 with log.pausing():
-                    score = validate(state.restorer, val_pairs, config, task, accelerator, log, epoch)
+                    score = validate(state.restorer, data.validation, config, task, accelerator, log, epoch)
                 if score > state.best:
                     state.best = score
                     names.append(BEST)
@@ -301,21 +288,21 @@ def rescue(
 
 def validate(
     model: nn.Module,
-    pairs: Sequence[Pair],
+    images: CentrePatches,
     config: CfgNode,
     task: Task,
     accelerator: Accelerator,
     log: TrainingLog,
     epoch: int,
 ) -> float:
-    """Mean PSNR in dB over the 8-bit centre crops of `pairs`, shared among the processes; -inf without pairs."""
+    """Mean PSNR in dB over the 8-bit centre crops `images`, shared among the processes; -inf without any."""
     training = config.TRAINING
     channel: Callable[[np.ndarray], np.ndarray] = rgb_to_y if task.protocol == "y" else lambda image: image
     model.eval()
     scores: list[float] = []
     shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for pair in pairs[accelerator.process_index :: accelerator.num_processes]:
-        degraded, target = centre_patch(pair, training.VAL_PS, training.VAL_SEED, task.degradation)
+    for number in range(accelerator.process_index, len(images), accelerator.num_processes):
+        degraded, target = images[number]
         restored = restore_image(model, degraded)
         # Equal images have no finite PSNR; one grey level in one pixel would already give less than 100 dB.
         scores.append(min(psnr(channel(restored), channel(target)), 100.0))
@@ -323,7 +310,7 @@ def validate(
             shown.append((degraded, restored, target))
         if training.SAVE_IMAGES:
             folder = Path(training.SAVE_DIR) / task.name / config.MODEL.SESSION / "validation"
-            write_image(folder / f"epoch_{epoch}" / f"{pair.name}.png", restored)
+            write_image(folder / f"epoch_{epoch}" / f"{images.pairs[number].name}.png", restored)
     model.train()
     scores = gather_object(scores)
     score = math.fsum(scores) / len(scores) if scores else -math.inf  # the same, however many processes share them
