@@ -21,13 +21,15 @@ from typing import NamedTuple
 
 import torch
 
+import m3snet.Deblurring.config
+import m3snet.Deraining.config
 from m3snet.benchmarks.cost import count_macs, count_parameters
 from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.config import load_config
-from m3snet.utils.tasks import default_config
 from m3snet.utils.training.build import build_model
 
 NAMES = {"full": "M3SNet", "no_ffm": "without FFM", "no_mhamb": "without MHAMB", "nafnet": "NAFNet, as many MACs"}
+DEFAULTS = {task.DEFAULTS.MODEL.MODE: task.DEFAULTS for task in (m3snet.Deblurring.config, m3snet.Deraining.config)}
 _RUN = re.compile(rf"ablation_({'|'.join(NAMES)})_(\d+)")
 
 
@@ -50,8 +52,11 @@ def collect(folder: Path) -> dict[str, Network]:
     """The runs below `folder`, by network.
 
     Raises:
-        UserError: a network lacks a seed that another one has, or there are fewer than two.
+        UserError: the folder is not named after a task; a network lacks a seed that another one has, or there are fewer
+            than two.
     """
+    if folder.name not in DEFAULTS:
+        raise UserError(f"{folder}: expected the runs of a task, checkpoints/{' or checkpoints/'.join(DEFAULTS)}")
     found: dict[str, Network] = {}
     for run in sorted(folder.glob("ablation_*_*")):
         match = _RUN.fullmatch(run.name)
@@ -59,7 +64,7 @@ def collect(folder: Path) -> dict[str, Network]:
             continue
         name, seed = match[1], int(match[2])
         if name not in found:
-            config = load_config(default_config(folder.name), run / "config.yml")
+            config = load_config(DEFAULTS[folder.name], run / "config.yml")
             with torch.device("meta"):
                 model = build_model(config)
                 found[name] = Network(count_parameters(model), count_macs(model, 256, 256), {})
