@@ -5,6 +5,7 @@ OUT gets input/ and target/, like any other data set: `test.py --opts TEST.DATAS
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,29 +13,59 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.data.blur import BLUR, shake
-from m3snet.utils.data.pairs import PairError, find_photographs
+from m3snet.utils.data.pairs import Pair, find_photographs
 from m3snet.utils.data.rain import RAIN
 from m3snet.utils.images import ImageError, read_image, write_image
 
 KINDS = {"rain": RAIN.apply, "blur": BLUR.apply, "shake": shake}
+UNFINISHED = ".unfinished-pairs"  # in OUT, until all pairs are written
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the pairs that the command line describes; exits with a message when one cannot be made."""
+    """Write the pairs that the command line describes; photographs that cannot be read are listed at the end.
+
+    OUT gets input/ and target/ when all pairs are written, not before.
+
+    Raises:
+        UserError: OUT holds pairs already, or photographs cannot be read; the pairs of the others are made.
+    """
     args = parse(argv)
+    photographs = find_photographs([args.folder])
+    for folder in (args.out / "input", args.out / "target"):
+        if folder.exists():
+            raise UserError(f"{folder}: is there already; name another OUT, or delete it")
+    work = args.out / UNFINISHED
     try:
-        photographs = find_photographs([args.folder])
-        if (args.out / "target").exists():
-            raise PairError(f"{args.out}: holds pairs already; name another folder, or delete it")
+        work.mkdir(parents=True)
+    except FileExistsError as error:
+        raise UserError(
+            f"{work}: another run is writing it, or was killed; delete it if none is, and start again"
+        ) from error
+    failed = []
+    try:
         for photograph in tqdm(photographs, unit=" images", disable=not sys.stderr.isatty()):
-            target = read_image(photograph.target)
-            degraded = KINDS[args.kind](target, np.random.default_rng((args.seed, *photograph.name.encode())))
-            write_image(args.out / "target" / f"{photograph.name}.png", target)
-            write_image(args.out / "input" / f"{photograph.name}.png", degraded)
-    except (OSError, ImageError, PairError) as error:
-        sys.exit(f"degrade.py: {error}")
-    print(f"{len(photographs)} pairs: {args.out}/input, {args.out}/target")
+            try:
+                write_pair(args.kind, photograph, args.seed, work)
+            except ImageError as error:
+                failed.append(str(error))
+        if len(failed) < len(photographs):
+            for side in ("input", "target"):
+                (work / side).rename(args.out / side)
+    finally:
+        shutil.rmtree(work)
+    print(f"{len(photographs) - len(failed)} pairs: {args.out}/input, {args.out}/target")
+    if failed:
+        raise UserError(f"{len(failed)} photograph(s) cannot be read:\n  " + "\n  ".join(failed))
+
+
+def write_pair(kind: str, photograph: Pair, seed: int, out: Path) -> None:
+    """Degrade a photograph, and write both versions below `out`; they depend on kind, seed and name only."""
+    target = read_image(photograph.target)
+    degraded = KINDS[kind](target, np.random.default_rng((seed, *photograph.name.encode())))
+    write_image(out / "target" / f"{photograph.name}.png", target)
+    write_image(out / "input" / f"{photograph.name}.png", degraded)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,4 +84,4 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,20 +1,23 @@
 """degrade.py: pairs that depend on name and seed alone, and that nothing is written over."""
 from __future__ import annotations
 
-import runpy
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from m3snet.tools import degrade
+from m3snet.tools.degrade import KINDS, UNFINISHED, main
+from m3snet.utils.cli import UserError
 from m3snet.utils.data.blur import shake
-from m3snet.utils.data.pairs import find_pairs
+from m3snet.utils.data.pairs import PairError, find_pairs
 from m3snet.utils.data.samples import photographs as photographs_of_skimage
 from m3snet.utils.images import read_image, write_image
 from m3snet.utils.scoring.metrics import psnr
-
-DEGRADE = runpy.run_path(str(Path(__file__).parents[2] / "tools/degrade.py"))
-main = DEGRADE["main"]
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path / "sharp"
 
 
-@pytest.mark.parametrize("kind", DEGRADE["KINDS"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_pairs_depend_on_name_and_seed(photographs: Path, tmp_path: Path, kind: str) -> None:
     main([kind, str(photographs), "-o", str(tmp_path / "all"), "--seed", "5"])
     pairs = find_pairs(tmp_path / "all")
@@ -44,10 +47,66 @@ def test_shake_always_shows_and_is_never_extreme() -> None:
     assert min(scores) > 16 and max(scores) < 30
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_nothing_is_written_over(photographs: Path, tmp_path: Path) -> None:
     main(["blur", str(photographs), "-o", str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="out: holds pairs already; name another folder"):
-        main(["rain", str(photographs), "-o", str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match=r"nowhere"):
+    before = contents(tmp_path)
+    # The second would write over the photographs themselves.
+    for folder, out in ((photographs, tmp_path / "out"), (tmp_path / "out/input", tmp_path / "out")):
+        with pytest.raises(UserError, match=r"out.input: is there already; name another OUT"):
+            main(["rain", str(folder), "-o", str(out)])
+    with pytest.raises(UserError, match=r"nowhere"):
         main(["rain", str(tmp_path / "nowhere"), "-o", str(tmp_path / "new")])
+    photographs.rename(tmp_path / "input")
+    with pytest.raises(UserError, match=r"input: is there already"):
+        main(["rain", str(tmp_path / "input"), "-o", str(tmp_path)])
+    (tmp_path / "input").rename(photographs)
+    assert contents(tmp_path) == before
     assert not (tmp_path / "new").exists()
+
+
+def test_a_broken_photograph_does_not_stop_the_rest(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "aa.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"1 photograph\(s\) cannot be read:\n.*aa\.png"):
+        main(["rain", str(photographs), "-o", str(tmp_path / "out")])
+    assert [pair.name for pair in find_pairs(tmp_path / "out")] == ["a", "b"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["input", "target"]
+    for name in ("a", "b"):
+        (photographs / f"{name}.png").unlink()
+    with pytest.raises(UserError, match="1 photograph"):
+        main(["rain", str(photographs), "-o", str(tmp_path / "none")])
+    assert not list((tmp_path / "none").iterdir())
+
+
+def test_a_run_that_was_killed_does_not_look_complete(photographs: Path, tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+from m3snet.tools import degrade
+make = degrade.write_pair
+def kill(kind, photograph, *rest):
+    make(kind, photograph, *rest)
+    os.kill(os.getpid(), signal.SIGKILL)
+degrade.write_pair = kill
+degrade.main(["rain", {str(photographs)!r}, "-o", {str(tmp_path / "out")!r}])
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    with pytest.raises(PairError, match="expected the folders input/ and target/"):
+        find_pairs(tmp_path / "out")
+    with pytest.raises(UserError, match=r"\.unfinished-pairs: another run is writing it, or was killed; delete it"):
+        main(["rain", str(photographs), "-o", str(tmp_path / "out")])
+    shutil.rmtree(tmp_path / "out" / UNFINISHED)
+    main(["rain", str(photographs), "-o", str(tmp_path / "out")])
+    assert len(find_pairs(tmp_path / "out")) == 2
+
+
+def test_a_run_that_is_stopped_leaves_nothing(photographs: Path, tmp_path: Path, monkeypatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(degrade, "write_pair", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main(["rain", str(photographs), "-o", str(tmp_path / "out")])
+    assert not list((tmp_path / "out").iterdir())
