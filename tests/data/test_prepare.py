@@ -10,6 +10,7 @@ import types
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -201,15 +202,89 @@ def test_of_a_damaged_archive_nothing_stays(tmp_path, how):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != archive]
 
 
-def test_a_cut_tar_is_an_error(tmp_path):
-    path = tmp_path / "train.tar.gz"
-    with tarfile.open(path, "w:gz") as archive:
-        entry = tarfile.TarInfo("train/input/1.png")
-        entry.size = 100_000
-        archive.addfile(entry, io.BytesIO(np.random.default_rng(0).bytes(100_000)))
-    path.write_bytes(path.read_bytes()[:50_000])
-    with pytest.raises(ArchiveError, match=r"train\.tar\.gz"):
+def tar_of(path: Path, count: int = 10) -> bytearray:
+    """A tar of pairs, compressed as its name says."""
+    mode: Any = "w" if path.suffix == ".tar" else f"w:{path.suffix[1:]}"
+    with tarfile.open(path, mode) as archive:
+        for seed, name in enumerate(pairs_of("train", *(f"{number}.png" for number in range(count)))):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(png(seed))
+            archive.addfile(entry, io.BytesIO(png(seed)))
+    return bytearray(path.read_bytes())
+
+
+def headers(path: Path) -> list[int]:
+    with tarfile.open(path) as archive:
+        return [entry.offset for entry in archive]
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_whole_tars_are_unpacked(tmp_path, suffix, capsys):
+    tar_of(tmp_path / f"train.{suffix}")
+    deraining.main(["--root", str(tmp_path / "root"), "--archive", str(tmp_path / f"train.{suffix}")])
+    assert len(find_pairs(tmp_path / "root/Rain13K/train")) == 10
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("member", [1, 10, 15, 19])
+@pytest.mark.parametrize("place", [0, 150, 257, 511])  # of the name, the checksum, the magic word, the padding
+def test_a_tar_with_a_damaged_header_is_an_error_and_not_an_end(tmp_path, member, place):
+    path = tmp_path / "train.tar"
+    data = tar_of(path)
+    data[headers(path)[member] + place] ^= 0x55
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match=r"train\.tar: damaged or incomplete \(not readable from byte [\d,]+ on\)"):
         deraining.main(["--root", str(tmp_path / "root"), "--archive", str(path)])
+    assert files(tmp_path) == ["train.tar"]
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("lost", ["half", "end", "few"])
+def test_a_tar_that_is_cut_off_is_an_error(tmp_path, suffix, lost):
+    path = tmp_path / f"train.{suffix}"
+    data = tar_of(path)
+    if suffix == "tar":  # between two members, after the last one, inside one
+        starts = headers(path)
+        length = {"half": starts[11], "end": starts[19] + 1024, "few": starts[19] + 515}[lost]
+    else:
+        length = len(data) - {"half": len(data) // 2, "end": 8, "few": 1}[lost]
+    path.write_bytes(data[:length])
+    with pytest.raises(ArchiveError, match=rf"train\.{suffix}: .*(damaged|incomplete|neither a zip nor a tar)"):
+        deraining.main(["--root", str(tmp_path / "root"), "--archive", str(path)])
+    assert files(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tar.bz2", "tar.xz"])
+def test_a_flipped_bit_anywhere_in_a_compressed_tar_is_an_error(tmp_path, suffix):
+    path = tmp_path / f"train.{suffix}"
+    data = tar_of(path, 3)
+    for place in range(data.index(b"\0", 10) + 1, len(data), 97):  # after the name that gzip keeps
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(ArchiveError, match=rf"train\.{suffix}"):
+            deraining.main(["--root", str(tmp_path / "root"), "--archive", str(path)])
+        assert files(tmp_path) == [path.name]
+
+
+def test_a_zip_whose_directory_has_a_damaged_name_is_an_error(tmp_path):
+    path = write_zip(tmp_path / "train.zip", pairs_of("train", "1.png", "2.png"))
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"train/target/2.png") + len("train/target/2.p")] ^= 1  # no image any more
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match=r"train\.zip: damaged or incomplete"):
+        deraining.main(["--root", str(tmp_path / "root"), "--archive", str(path)])
+    assert files(tmp_path) == ["train.zip"]
+
+
+def test_files_without_a_partner_are_counted_and_said(tmp_path, capsys):
+    names = [*pairs_of("train", "rain-1.png", "2.png"), "train/input/3.png", "train/input/4.png"]
+    names[2] = "train/target/norain-1.png"
+    archive = write_zip(tmp_path / "train.zip", names)
+    deraining.main(["--root", str(tmp_path / "root"), "--archive", str(archive)])
+    said = capsys.readouterr()
+    assert "Rain13K/train: 2 pairs from train.zip" in said.out
+    assert "4 degraded and 2 sharp images; without a partner: input/3.png, input/4.png. " in said.err
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path):

@@ -6,7 +6,6 @@ PNGs; its blur_gamma is left out, since published scores are for blur.
 """
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib
 import lzma
@@ -16,7 +15,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +25,9 @@ from typing import IO
 
 from tqdm import tqdm
 
-from ..cli import UserError
+from ..cli import UserError, warn
 from ..images import IMAGE_SUFFIXES
+from .pairs import match_names
 
 CHECKSUMS = "SHA256SUMS"  # beside the archives; `sha256sum -c` reads it too
 _ROLES = {"input": "input", "blur": "input", "target": "target", "sharp": "target"}
@@ -101,7 +101,7 @@ def check(path: Path) -> None:
 def unpack(
     paths: Sequence[Path], root: Path, folders: Sequence[str], into: Sequence[str] | None = None
 ) -> dict[str, int]:
-    """Unpack the images of an archive, or of the parts of one, below `root`; returns how many images each folder got.
+    """Unpack the images of an archive, or of the parts of one, below `root`; returns how many pairs each folder got.
 
     `folders` are all that the task knows (GoPro/train, Rain13K/test/Rain100L, ...), `into` those among them that this
     archive fills, if that is known. A folder that is there already is left as it is. A folder gets its name when all
@@ -172,9 +172,9 @@ def _reading(path: Path) -> Iterator[None]:
     """What a damaged archive raises, as one error that names it."""
     try:
         yield
-    except (
-        zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, RuntimeError
-    ) as error:  # fmt: skip
+    except (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # of the disk; gzip and bz2 raise it without a number
         raise ArchiveError(f"{path}: damaged or incomplete ({error}); delete it and download it again") from error
 
 
@@ -186,17 +186,40 @@ def _opened(path: Path) -> Iterator[dict[str, Callable[[], IO[bytes]]]]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
+            for info in infos:  # a name that is damaged in the directory is another one in front of the member
+                archive.open(info).close()
             if link := next((info for info in infos if stat.S_ISLNK(info.external_attr >> 16)), None):
                 raise ArchiveError(f"{path}: holds the link {link.filename}; expected plain files")
             yield {info.filename: partial(archive.open, info) for info in infos}
     elif tarfile.is_tarfile(path):
         with tarfile.open(path) as tar:
             entries = [entry for entry in tar.getmembers() if not entry.isdir()]
+            _check_end(tar)
             if other := next((entry for entry in entries if not entry.isfile()), None):
                 raise ArchiveError(f"{path}: holds {other.name}, which is a link or device; expected plain files")
             yield {entry.name: partial(_extract, tar, entry) for entry in entries}
     else:
         raise ArchiveError(f"{path}: neither a zip nor a tar archive, or incomplete; download it again")
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Whether the list of members ends where the archive does; tarfile stops at a damaged header without a word.
+
+    Reads to the end of the file, where gzip keeps its checksum.
+
+    Raises:
+        TarError: there is something after the last member, or the zeros that end an archive are missing.
+        OSError, EOFError: the compressed file is damaged or cut off.
+    """
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    ended = False
+    while part := tar.fileobj.read(_PART):
+        if part.strip(b"\0"):
+            raise tarfile.ReadError(f"not readable from byte {tar.offset:,} on")
+        ended = True
+    if not ended:
+        raise tarfile.ReadError("its end is missing")
 
 
 def _extract(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
@@ -250,21 +273,31 @@ def _set_of(folder: str) -> str:
 
 
 def _check_plan(plans: Mapping[Path, Mapping[str, PurePosixPath]]) -> dict[str, int]:
-    """How many degraded images each folder will get."""
-    sides: dict[str, Counter[str]] = defaultdict(Counter)
+    """How many pairs each folder will get; files without a partner are counted and said."""
+    folders: dict[str, dict[str, list[Path]]] = defaultdict(lambda: {"input": [], "target": []})
     origins: dict[PurePosixPath, str] = {}
     for path, plan in plans.items():
         for member, place in plan.items():
             if place in origins:
                 raise ArchiveError(f"{path}: {origins[place]} and {member} would both become {place}")
             origins[place] = member
-            sides[str(place.parents[1])][place.parent.name] += 1
-    for folder, counts in sides.items():
-        if len(counts) < 2:
-            (side,) = counts
+            folders[str(place.parents[1])][place.parent.name].append(Path(place))
+    counts = {}
+    for folder, sides in folders.items():
+        match = match_names(sides["input"], sides["target"])
+        if not all(sides.values()):
+            side = "input" if sides["input"] else "target"
             names = ", ".join(str(path) for path in plans)
             raise ArchiveError(
-                f"{names}: {folder} would get {counts[side]} files in {side}/ and none of their partners; name all "
+                f"{names}: {folder} would get {len(sides[side])} files in {side}/ and none of their partners; name all "
                 "parts of the archive with one --archive"
             )
-    return {folder: counts["input"] for folder, counts in sides.items()}
+        if match.lonely:
+            few = ", ".join(f"{path.parent.name}/{path.name}" for path in match.lonely[:3])
+            warn(
+                f"{folder}: {len(sides['input']):,} degraded and {len(sides['target']):,} sharp images; without a "
+                f"partner: {few}{', ...' * (len(match.lonely) > 3)}. The archive holds them so: delete them, or look "
+                "for another archive"
+            )
+        counts[folder] = len(match.pairs)
+    return counts
