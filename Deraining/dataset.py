@@ -1,6 +1,7 @@
 """The deraining sets: benchmarks, how each is scored and what the paper reports; the images that are trained on."""
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from yacs.config import CfgNode
 from ..utils.config import ConfigError
 from ..utils.data import train_sets
 from ..utils.data.pairs import find_photographs
-from ..utils.data.rain import RAIN, LayeredRain
+from ..utils.data.rain import RAIN, SHARES, Rainfall
 from ..utils.images import read_image
 from ..utils.scoring.test_sets import SAMPLES, TestSet, find_test_sets
 from ..utils.tasks import Benchmark, Task, TrainingSet
@@ -43,19 +44,25 @@ TASK = Task(
 
 
 def task_with_rain(config: CfgNode) -> Task:
-    """The task, with the rain that TRAINING.RAIN_LAYERS asks for.
+    """The task, with the rain that the keys TRAINING.RAIN ask for.
 
     Raises:
-        ConfigError: the share is none.
-        PairError, ImageError: the folder holds no images, or one that cannot be read.
+        ConfigError: a share is none.
+        PairError, ImageError: the folder of layers holds no images, or one that cannot be read.
     """
-    folder, share = config.TRAINING.RAIN_LAYERS, config.TRAINING.RAIN_LAYERS_SHARE
-    if not folder:
-        return TASK
-    if not 0 <= share <= 1:
-        raise ConfigError(f"TRAINING.RAIN_LAYERS_SHARE {share}: expected a share of the photographs, 0 to 1")
-    layers = [read_image(layer.target)[..., 0] for layer in find_photographs([folder])]
-    return replace(TASK, degradation=replace(RAIN, apply=LayeredRain(layers, share)))
+    rain = config.TRAINING.RAIN
+    shares = {kind: rain[kind.upper()] for kind in SHARES}
+    total = sum(shares.values())
+    if min(shares.values()) < 0 or not 0 < total < math.inf or not 0 <= rain.LAYERED <= 1:
+        raise ConfigError(
+            f"TRAINING.RAIN: {', '.join(shares).upper()} must be shares from 0, not all of them 0, and LAYERED a share "
+            f"from 0 to 1; found {dict(rain)}"
+        )
+    if shares != SHARES:  # dividing those by their sum could change them in the last digit
+        shares = {kind: share / total for kind, share in shares.items()}
+    layers = [read_image(layer.target)[..., 0] for layer in find_photographs([rain.LAYERS])] if rain.LAYERS else []
+    return replace(TASK, degradation=replace(RAIN, apply=Rainfall(shares, layers, rain.LAYERED)))
+
 
 
 def make_train_set(config: CfgNode) -> train_sets.TrainSet:

@@ -6,7 +6,7 @@ import pytest
 
 from m3snet.utils.data import blur
 from m3snet.utils.data.blur import BLUR, BLURS, add_blur, expose, film, random_psf
-from m3snet.utils.data.rain import RAIN, RAINS, LayeredRain, add_layer, add_rain, rain_of_kind
+from m3snet.utils.data.rain import RAIN, RAINS, Rainfall, add_layer, add_rain, rain_of_kind
 from m3snet.utils.data.samples import photographs
 from m3snet.utils.images import read_image
 from m3snet.utils.scoring.metrics import psnr
@@ -294,7 +294,7 @@ def test_a_layer_keeps_its_streaks_but_not_their_places(photo):
 
 def test_real_rain_has_its_share(photo):
     patch = photo[:32, :32]
-    layered = LayeredRain([np.full((64, 64), 90, np.uint8)], 0.3)
+    layered = Rainfall(layers=[np.full((64, 64), 90, np.uint8)], layered=0.3)
     real = [np.unique(layered(np.zeros_like(patch), rng(seed))).size == 1 for seed in range(400)]
     dry = [not add_rain(np.zeros_like(patch), rng(seed)).any() for seed in range(400)]
     assert 0.22 < np.mean(real) - 0.7 * np.mean(dry) < 0.38

@@ -9,8 +9,8 @@ on it by image editors' rules (Rain800, whose training pairs set the ranges of `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import cv2
@@ -20,20 +20,17 @@ from ..tasks import Degradation
 
 Generator = np.random.Generator
 
-_DRY = 0.04  # share of photographs that stay dry, so that a network learns to leave those alone
 _EDITED = 130  # grey levels that opaque edited rain adds: as much as screening it adds to an average photograph
 
 
 def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
-    """Rain of a random kind on a photograph, or none. Only retouched rain makes pixels darker."""
-    kinds = [None, *RAINS]
-    kind = kinds[rng.choice(len(kinds), p=[_DRY, *(rain.share for rain in RAINS.values())])]
-    return image.copy() if kind is None else rain_of_kind(kind, image, rng)
+    """Rain of a random kind on a photograph, or none, in the `SHARES`. Only retouched rain makes pixels darker."""
+    return Rainfall()(image, rng)
 
 
 def rain_of_kind(kind: str, image: np.ndarray, rng: Generator) -> np.ndarray:
     """Rain of one kind, a key of `RAINS`, on a photograph."""
-    light = RAINS[kind].draw(image.astype(np.float32), rng)
+    light = RAINS[kind](image.astype(np.float32), rng)
     return np.rint(np.clip(light, 0, 255, out=light)).astype(np.uint8)
 
 
@@ -59,17 +56,23 @@ def add_layer(image: np.ndarray, layer: np.ndarray, rng: Generator) -> np.ndarra
     return cv2.add(image, cv2.merge([cv2.convertScaleAbs(rain, alpha=strength)] * 3))  # saturates at 255, as light does
 
 
-@dataclass(frozen=True)
-class LayeredRain:
-    """`add_rain` with real rain in it: `share` of the photographs get one of the `layers` of `add_layer` instead."""
+# Of photographs. Some stay dry, so that a network learns to leave those alone; the others get the `RAINS` of that name.
+SHARES = {"dry": 0.04, "light": 0.32, "heavy": 0.34, "edited": 0.16, "retouched": 0.14}
 
-    layers: Sequence[np.ndarray]
-    share: float  # 0 to 1
+
+@dataclass(frozen=True)
+class Rainfall:
+    """Rain of random kinds, in given shares. With `layers`, a share of `layered` gets real rain, by `add_layer`."""
+
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)  # of the others; they add up to 1
+    layers: Sequence[np.ndarray] = ()
+    layered: float = 0.0
 
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
-        if rng.random() >= self.share:
-            return add_rain(image, rng)
-        return add_layer(image, self.layers[int(rng.integers(len(self.layers)))], rng)
+        if self.layers and rng.random() < self.layered:
+            return add_layer(image, self.layers[int(rng.integers(len(self.layers)))], rng)
+        kind = tuple(self.shares)[rng.choice(len(self.shares), p=tuple(self.shares.values()))]
+        return image.copy() if kind == "dry" else rain_of_kind(kind, image, rng)
 
 
 class Streak(NamedTuple):
@@ -137,18 +140,11 @@ def _retouched_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
     return darker + rain[..., None] * np.float32(255)
 
 
-class Rain(NamedTuple):
-    """One kind of rain."""
-
-    share: float  # of the photographs that `add_rain` gets
-    draw: Callable[[np.ndarray, Generator], np.ndarray]  # on a picture, H x W x 3 float32 grey levels
-
-
-RAINS = {
-    "light": Rain(0.32, _light_rain),
-    "heavy": Rain(0.34, _heavy_rain),
-    "edited": Rain(0.16, _edited_rain),
-    "retouched": Rain(0.14, _retouched_rain),
+RAINS: dict[str, Callable[[np.ndarray, Generator], np.ndarray]] = {  # on a picture, H x W x 3 float32 grey levels
+    "light": _light_rain,
+    "heavy": _heavy_rain,
+    "edited": _edited_rain,
+    "retouched": _retouched_rain,
 }
 RAIN = Degradation("rain", add_rain, margin=0, sample=add_rain, visible=(18.0, 24.0))
 
