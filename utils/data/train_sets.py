@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from yacs.config import CfgNode
 
 from ..config import ConfigError
 from ..tasks import Task
-from .cache import open_cache
-from .pairs import Pair, PairError, check_pairs, find_pairs, find_photographs
+from .cache import Reader, open_cache
+from .pairs import Pair, PairError, Say, check_pairs, find_pairs, find_photographs
 from .patches import ONE, CentrePatches, Order, PatchDataset, Process
 from .samples import photographs
 from .scenes import perceptual_hash, split_by_scene
@@ -79,9 +79,7 @@ class TrainSet:
         return Order(self.lengths, batch_size, self.patches.seed, steps, self.shares, overfit)
 
 
-def make_train_set(
-    task: Task, sources: Sources, process: Process = ONE, say: Callable[[str], Any] = print
-) -> TrainSet:
+def make_train_set(task: Task, sources: Sources, process: Process = ONE, say: Say = print) -> TrainSet:
     """Find, check and split the images; each is read once, into the cache where there is one.
 
     Validation images are held out of the real pairs of all folders together, by scene, or of the photographs where
@@ -97,33 +95,15 @@ def make_train_set(
     real = [find_pairs(folder, say) for folder in sources.train_dirs]
     sharp = [_photographs(folder, say) for folder in sources.sharp_dirs]
     named = find_pairs(sources.val_dir, say) if _validates_on(sources, task, say) else []
-    pairs = [pair for found in (*real, *sharp) for pair in found]
-
-    say(f"checking {len(pairs) + len(named):,} images")
-    every = [*pairs, *named]
-    read = open_cache(
-        sources.cache, Path(sources.cache_dir), [path for pair in every for path in (pair.input, pair.target) if path]
-    )
-    hashes: dict[Path, np.ndarray] = {}
-    targets = {pair.target for pair in pairs}
-
-    def read_and_hash(path: Path) -> np.ndarray:
-        image = read(path)
-        if path in targets:
-            hashes[path] = perceptual_hash(image)
-        return image
-
-    first = len(every) * process.rank // process.world  # each fills a cache from another place
-    check_pairs(every[first:] + every[:first], read_and_hash, show=process.rank == 0)
-
+    every = [*(pair for found in (*real, *sharp) for pair in found), *named]
+    say(f"checking {len(every):,} images")
+    read, hashes = _read_all(every, sources, process)
     if named:
         held, left = named, real + sharp
     else:
         judges = [pair for found in real or sharp for pair in found]
-        _, held = split_by_scene(
-            judges, np.stack([hashes[pair.target] for pair in judges]), sources.val_count, sources.val_seed
-        )
-        out = set(held)
+        looks = np.stack([hashes[pair.target] for pair in judges])
+        out = set(held := split_by_scene(judges, looks, sources.val_count, sources.val_seed)[1])
         left = [[pair for pair in found if pair not in out] for found in real + sharp]
     for folder, found in zip(folders, left, strict=True):
         if sources.shares and not found:
@@ -141,6 +121,23 @@ def make_train_set(
     )
 
 
+def _read_all(pairs: Sequence[Pair], sources: Sources, process: Process) -> tuple[Reader, dict[Path, np.ndarray]]:
+    """Read every image once, into the cache; returns what reads it from there, and the hashes of the targets."""
+    paths = [path for pair in pairs for path in (pair.input, pair.target) if path]
+    read, targets = open_cache(sources.cache, Path(sources.cache_dir), paths), {pair.target for pair in pairs}
+    hashes: dict[Path, np.ndarray] = {}
+
+    def read_and_hash(path: Path) -> np.ndarray:
+        image = read(path)
+        if path in targets:
+            hashes[path] = perceptual_hash(image)
+        return image
+
+    first = len(pairs) * process.rank // process.world  # each process fills the cache from another place
+    check_pairs([*pairs[first:], *pairs[:first]], read_and_hash, show=process.rank == 0)
+    return read, hashes
+
+
 def _refuse_test_sets(task: Task, sources: Sources) -> None:
     folders = sources.train_dirs + sources.sharp_dirs
     if not folders:
@@ -154,7 +151,7 @@ def _refuse_test_sets(task: Task, sources: Sources) -> None:
             )
 
 
-def _validates_on(sources: Sources, task: Task, say: Callable[[str], Any]) -> bool:
+def _validates_on(sources: Sources, task: Task, say: Say) -> bool:
     """Whether VAL_DIR is what is validated on."""
     if not sources.val_dir:
         return False
@@ -169,7 +166,7 @@ def _validates_on(sources: Sources, task: Task, say: Callable[[str], Any]) -> bo
     return False
 
 
-def _photographs(folder: str, say: Callable[[str], Any]) -> list[Pair]:
+def _photographs(folder: str, say: Say) -> list[Pair]:
     if folder == SAMPLES:
         return [Pair(name, None, path) for name, path in photographs("train").items()]
     return find_photographs([folder], say)
