@@ -5,20 +5,22 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from natsort import natsorted
 
 from m3snet.models.weights import find_weights, released
 from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.files import check_outputs
-from m3snet.utils.images import IMAGE_SUFFIXES, read_image, write_image
+from m3snet.utils.images import WRITTEN_SUFFIXES, Photograph, check_can_hold, read_photograph, write_photograph
+from m3snet.utils.restoring.photographs import restore_photograph
 from m3snet.utils.restoring.restorer import (
     PRECISIONS,
     fast_restorer,
     load_restorer,
-    restore_image,
     smallest_tile,
     warn_of_other_task,
 )
@@ -43,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             the photographs could not be.
     """
     args = parse(argv)
-    jobs = plan(args.photos, args.out)
-    sheets = [args.sheet] if args.sheet else []
-    for sheet in sheets:
-        _check_suffix(f"--sheet {sheet}", sheet)
-    check_outputs([*(out for _, out in jobs), *sheets], args.photos, args.overwrite)
+    photos = find_photographs(args.photos)
+    jobs = plan(photos, args.out)
+    outputs = [out for _, out in jobs]
+    if args.sheet:
+        check_can_hold(args.sheet, Photograph(np.zeros((1, 1, 3), np.uint8)))
+        outputs.append(args.sheet)
+    check_outputs(outputs, photos, args.overwrite)
     file = find_weights(args.weights or WEIGHTS[args.task])
     warn_of_other_task(file, released()[WEIGHTS[args.task]]["task"])
     model = fast_restorer(load_restorer(file, tlc=args.tlc), args.precision)
@@ -61,18 +65,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     for photo, out in jobs:
         try:
             start = time.perf_counter()
-            image = read_image(photo)
-            restored = restore_image(model, image, tile)
-            write_image(out, restored)
+            photograph = read_photograph(photo)
+            check_can_hold(out, photograph)
+            restored = restore_photograph(model, photograph, tile)
+            write_photograph(out, restored)
         except (OSError, UserError) as error:  # the photographs after it may be good
             named = str(photo) in str(error) or str(out) in str(error)
             print(f"error: {error}" if named else f"error: {photo}: {error}", file=sys.stderr)
             failed += 1
             continue
-        height, width = image.shape[:2]
+        height, width = photograph.pixels.shape[:2]
         print(f"{photo}  {width}x{height}  {time.perf_counter() - start:.1f} s  -> {out}", flush=True)
         if args.sheet:
-            rows.append(sheet_row(photo.name, image, restored))
+            rows.append(sheet_row(photo.name, photograph, restored))
     if rows:
         from m3snet.utils.scoring.pictures import ERROR_SCALE, comparison_sheet
 
@@ -96,15 +101,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "photos",
         metavar="PHOTO",
         nargs="+",
-        type=Path,
-        help="PNG, JPEG, TIFF, WebP, ...; what is written has 8 bits and no transparency",
+        type=_path,
+        help="PNG, JPEG, TIFF, WebP, AVIF, ...; what is written has 8 bits",
     )
     parser.add_argument(
         "-o",
         "--out",
         metavar="OUT",
         required=True,
-        type=Path,
+        type=_path,
         help="where to write: with one photograph a file (out.png), else a folder that gets PHOTO's name as .png; a "
         "name without a suffix is a folder, made when missing",
     )
@@ -114,7 +119,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sheet",
         metavar="FILE",
-        type=Path,
+        type=_path,
         help="also write a picture of all photographs, restored, and what was changed, side by side",
     )
     parser.add_argument(
@@ -145,22 +150,35 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def find_photographs(names: Sequence[Path]) -> list[Path]:
+    """The files that the command line names; patterns (*.jpg) are expanded, which shells on Windows leave to programs.
+
+    Raises:
+        UserError: one is missing, or a folder.
+    """
+    photos: list[Path] = []
+    for name in names:
+        if name.is_dir():
+            raise UserError(f"{name} is a folder: name the photographs in it, for example {name / '*.jpg'}")
+        found = [str(name)] if name.is_file() else natsorted(glob(str(name)))  # noqa: PTH207, it may be absolute
+        matches = [match for match in map(Path, found) if match.is_file()]
+        if not matches:
+            raise UserError(f"{name}: no such file")
+        photos += matches
+    return photos
+
+
 def plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     """Which photograph is written where.
 
     Raises:
-        UserError: a photograph is missing, two would be written to one file, or `out` is neither a folder nor a file of
-            a known kind.
+        UserError: two would be written to one file, or `out` is neither a folder nor a file of a known kind.
     """
-    for photo in photos:
-        if photo.is_dir():
-            raise UserError(f"{photo} is a folder: name the photographs in it, for example {photo / '*.jpg'}")
-        if not photo.is_file():
-            raise UserError(f"{photo}: no such file")
     is_file = out.suffix != "" and not out.is_dir()
-    if is_file:
-        _check_suffix(f"-o {out}", out, "; a folder of such a name must exist")
-    elif out.is_file():
+    if is_file and out.suffix.lower() not in WRITTEN_SUFFIXES:
+        known = ", ".join(sorted(WRITTEN_SUFFIXES))
+        raise UserError(f"-o {out}: unknown suffix; a file needs one of {known}; a folder of such a name must exist")
+    if not is_file and out.is_file():
         raise UserError(f"-o {out} is a file without a suffix, and would have to be a folder")
     if is_file and len(photos) > 1:
         raise UserError(f"-o {out} is one file; {len(photos)} photographs need a folder")
@@ -173,21 +191,22 @@ def plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     return [(photo, target) for target, photo in jobs.items()]
 
 
-def sheet_row(name: str, image: np.ndarray, restored: np.ndarray) -> Row:
-    """A photograph, restored, and where it was changed, each at the size that a sheet shows."""
+def sheet_row(name: str, photograph: Photograph, restored: Photograph) -> Row:
+    """A photograph, restored, and where it was changed, each in sRGB and at the size that a sheet shows."""
     from m3snet.utils.scoring.metrics import psnr  # late, with its report: they load what only a sheet needs
     from m3snet.utils.scoring.pictures import error_map, fit_panel
 
-    changed = psnr(restored, image)
-    images = {"photograph": image, "restored": restored, "change": error_map(restored, image)}
+    before, after = photograph.rgb(), restored.rgb()
+    changed = psnr(after, before)
+    images = {"photograph": before, "restored": after, "change": error_map(after, before)}
     caption = f"restored against photograph: {changed:.1f} dB RGB"
     return name, {title: fit_panel(picture) for title, picture in images.items()}, caption
 
 
-def _check_suffix(option: str, path: Path, hint: str = "") -> None:
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"{option}: unknown suffix; a file needs one of {known}{hint}")
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, found an empty one")
+    return Path(text)
 
 
 if __name__ == "__main__":

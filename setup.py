@@ -11,6 +11,7 @@ REQUIREMENTS = [
 FOLDERS = (
     "models",
     "utils",
+    "utils.images",
     "utils.data",
     "utils.training",
     "utils.scoring",

@@ -1,6 +1,7 @@
 """What all programs do on the command line: warn in one line, and end in one where a person can put it right."""
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -14,9 +15,11 @@ class UserError(ValueError):
 def run_program(main: Callable[[], None]) -> None:
     """Run `main`; a `UserError` or an OSError ends the process with its message and exit code 1, Ctrl-C with 130.
 
-    What a terminal's encoding cannot show is printed as escapes: no file name stops a program.
+    SIGTERM ends it with 143, and as an exception does: temporary files are removed. What a terminal's encoding cannot
+    show is printed as escapes: no file name stops a program.
     """
     keep_freed_memory()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:

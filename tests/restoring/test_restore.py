@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -16,9 +17,9 @@ import m3snet.Deblurring.dataset
 import m3snet.Deraining.dataset
 from m3snet.models import FusedM3SNet, M3SNet, load_model, save_weights
 from m3snet.models.weights import WeightsError, released
-from m3snet.restore import TILE, WEIGHTS, main
+from m3snet.restore import TILE, WEIGHTS, find_photographs, main
 from m3snet.utils.cli import UserError
-from m3snet.utils.images import read_image, to_tensor, write_image
+from m3snet.utils.images import Photograph, read_image, read_photograph, to_tensor, write_image, write_photograph
 from m3snet.utils.restoring.restorer import (
     RestoringError,
     fast_restorer,
@@ -29,6 +30,7 @@ from m3snet.utils.restoring.restorer import (
 from m3snet.utils.scoring.pictures import error_map
 
 SCRIPT = Path(__file__).parents[2] / "restore.py"
+CASES = Path(__file__).parents[1] / "cases"
 
 
 @pytest.fixture
@@ -218,7 +220,7 @@ def test_a_sheet_shows_what_was_changed(
     windows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], (height, width))
     for image in (read_image(photo), restored, error_map(restored, read_image(photo))):
         assert np.any(np.all(windows == image[..., 0], axis=(2, 3)))
-    with pytest.raises(UserError, match=r"--sheet .*sheet\.xyz: unknown suffix; a file needs one of"):
+    with pytest.raises(UserError, match=r"sheet\.xyz: images cannot be written as '\.xyz'; use \.png"):
         main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(tmp_path / "sheet.xyz")])
 
 
@@ -250,6 +252,86 @@ def test_a_file_that_is_there_is_overwritten_only_when_asked(weights: str, photo
     assert unrelated.read_text() == "somebody's"
     main([*command, "--overwrite"])
     assert read_image(unrelated).shape == read_image(photo).shape
+
+
+def test_patterns_are_expanded_where_the_shell_has_not(weights: str, photo: Path, tmp_path: Path) -> None:
+    for name in ("a10.jpg", "a2.jpg", "[a].jpg"):
+        shutil.copy(photo, tmp_path / name)
+    (tmp_path / "a.jpg").mkdir()
+    assert find_photographs([tmp_path / "a*.jpg"]) == [tmp_path / "a2.jpg", tmp_path / "a10.jpg"]
+    assert find_photographs([tmp_path / "[a].jpg"]) == [tmp_path / "[a].jpg"]
+    with pytest.raises(UserError, match=r"b\*\.jpg: no such file"):
+        find_photographs([tmp_path / "b*.jpg"])
+    main(["rain", str(tmp_path / "a*.jpg"), "-o", str(tmp_path / "out"), "--weights", weights])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a10.png", "a2.png"]
+
+
+def test_an_empty_name_is_no_place(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["-o", ""], ["-o", "a.png", "--sheet", ""]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["rain", str(photo), *option])
+        assert "expected a name, found an empty one" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_said_before_the_network_works(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(M3SNet, "forward", fail)
+    transparent, colour = tmp_path / "transparent.png", tmp_path / "colour.png"
+    image = data.astronaut()[:20, :30]
+    write_photograph(transparent, Photograph(image, alpha=image[..., 0]))
+    write_image(colour, image)
+    for photo, out, reason in (
+        (transparent, "out.jpg", "the photograph is transparent in part, which JPEG cannot hold; use .png"),
+        (colour, "out.pgm", "'.pgm' holds gray images only; use .png"),
+    ):
+        with pytest.raises(UserError, match="1 of 1 photographs could not be restored"):
+            main(["rain", str(photo), "-o", str(tmp_path / out), "--weights", weights])
+        assert capsys.readouterr().err == f"error: {tmp_path / out}: {reason}\n"
+        assert not (tmp_path / out).exists()
+    with pytest.raises(UserError, match="colour\\.png: Not a directory"):
+        main(["rain", str(transparent), "-o", str(colour / "out.png"), "--weights", weights])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_alpha_and_profile_come_out_as_they_went_in(suffix: str, weights: str, tmp_path: Path) -> None:
+    profile = read_photograph(CASES / "photo-display-p3.jpg").profile
+    image = data.astronaut()[:30, 100:140]
+    photo, out = tmp_path / "photo.png", tmp_path / f"out{suffix}"
+    write_photograph(photo, Photograph(image, alpha=image[..., 2], profile=profile))
+    main(["rain", str(photo), "-o", str(out), "--weights", weights])
+    found = read_photograph(out)
+    assert found.profile == profile
+    assert found.alpha is not None and np.array_equal(found.alpha, image[..., 2])
+    visible = found.alpha > 0  # WebP drops colours that nobody sees
+    assert np.array_equal(found.pixels[visible], restore_image(fast(weights), image)[visible])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gray_stays_gray(channels: int, tmp_path: Path) -> None:
+    photo, out = CASES / "gray-rain.png", tmp_path / "out.png"
+    if channels == 3:
+        photo = tmp_path / "gray.png"
+        write_image(photo, read_image(CASES / "gray-rain.png"))
+    main(["rain", str(photo), "-o", str(out), "--weights", "derain_t"])
+    found = read_photograph(out)
+    assert found.gray == (channels == 1)
+    assert np.ptp(found.pixels, axis=2).max() == 0
+    coloured = restore_image(fast("derain_t"), read_image(photo))
+    assert np.ptp(coloured, axis=2).max() > 5
+    assert np.abs(found.pixels.astype(int) - coloured).mean() < 2
+
+
+def test_a_sheet_shows_colours_in_srgb(weights: str, tmp_path: Path) -> None:
+    out, sheet = tmp_path / "out.png", tmp_path / "sheet.png"
+    photo = CASES / "photo-display-p3.jpg"
+    main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(sheet)])
+    windows = np.lib.stride_tricks.sliding_window_view(read_image(sheet)[..., 0], (256, 256))
+    for image in (read_image(photo), read_image(out)):
+        assert np.any(np.all(windows == image[..., 0], axis=(2, 3)))
 
 
 def test_what_is_asked_wrongly_is_said_before_the_network_is_loaded(photo: Path, tmp_path: Path) -> None:
@@ -288,6 +370,19 @@ def test_a_suffix_says_what_out_is(weights: str, photo: Path, tmp_path: Path) ->
         run("taken")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM that could be caught")
+def test_sigterm_leaves_nothing_half_written(weights: str, photo: Path) -> None:
+    code = (
+        "import os, signal, sys; from m3snet import restore;"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGTERM);"  # the bytes are there, the name is not
+        "restore.run()"
+    )
+    command = [sys.executable, "-c", code, "rain", photo.name, "-o", "out", "--weights", weights]
+    done = subprocess.run(command, cwd=photo.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (143, "")
+    assert list((photo.parent / "out").iterdir()) == []
+
+
 def test_the_command_itself_from_another_folder(weights: str, photo: Path) -> None:
     command = [sys.executable, str(SCRIPT), "rain", photo.name, "-o", "out", "--weights"]
     run = partial(subprocess.run, cwd=photo.parent, capture_output=True, text=True, check=False)
@@ -319,10 +414,9 @@ def test_a_large_photograph_is_restored_in_tiles(weights: str, tmp_path: Path) -
     image = data.astronaut()[:400]
     photo, out = tmp_path / "large.png", tmp_path / "out.png"
     write_image(photo, image)
-    patch_size = 64
-    model = load_model(weights)
-    model.patch_size = patch_size
-    save_weights(model, weights)
+    slow = load_model(weights)
+    slow.patch_size = 64
+    save_weights(slow, weights)
     model = fast(weights)
     for tile in (192, 0, 500):
         main(["rain", str(photo), "-o", str(out), "--weights", weights, "--tile", str(tile), "--overwrite"])
@@ -358,11 +452,11 @@ def test_the_default_tile_is_never_too_small(
 ) -> None:
     tiles: list[int] = []
 
-    def note(model: torch.nn.Module, image: np.ndarray, tile: int) -> np.ndarray:
+    def note(model: torch.nn.Module, photograph: Photograph, tile: int) -> Photograph:
         tiles.append(tile)
-        return image
+        return photograph
 
-    monkeypatch.setattr("m3snet.restore.restore_image", note)
+    monkeypatch.setattr("m3snet.restore.restore_photograph", note)
     for patch_size in (128, 480):  # windows of 192 and 720
         model = load_model(weights)
         model.patch_size = patch_size

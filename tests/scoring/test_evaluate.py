@@ -175,7 +175,7 @@ def test_files_that_were_converted_are_named_and_counted(pairs: list[Pair], tmp_
     assert "converted" not in evaluate(np.copy, "set", pairs, "y")
     images = [cv2.imread(str(pair.input)) for pair in pairs]
     cv2.imwrite(str(pairs[0].input), images[0].astype(np.uint16) * 257)
-    cv2.imwrite(str(pairs[1].input), cv2.cvtColor(images[1], cv2.COLOR_BGR2BGRA))
+    cv2.imwrite(str(pairs[1].input), np.dstack([images[1], np.full(images[1].shape[:2], 254, np.uint8)]))
     cv2.imwrite(str(pairs[2].input), cv2.cvtColor(images[2], cv2.COLOR_BGR2GRAY).astype(np.uint16) * 257)
     cv2.imwrite(str(pairs[2].target), cv2.imread(str(pairs[2].target), cv2.IMREAD_GRAYSCALE))
     result = evaluate(None, "set", pairs, "y")

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..config import ConfigError
 from ..files import TEMPORARY, temporary_name
-from ..images import read_image
+from ..images import READING, read_image
 
 Reader = Callable[[Path], np.ndarray]
 
@@ -140,10 +140,10 @@ def _map(file: Path) -> np.ndarray:
 
 
 def _file_name(path: Path) -> str:
-    """SOURCE-STATE.npy. OpenCV's version is part of the state: JPEG decoders differ by a gray level."""
+    """SOURCE-STATE.npy. The state holds OpenCV's version, for JPEG decoders differ by a gray level, and READING."""
     stat = path.stat()
     source = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
-    state = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns} {cv2.__version__}".encode()).hexdigest()
+    state = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns} {cv2.__version__} {READING}".encode()).hexdigest()
     return f"{source[:24]}-{state[:16]}.npy"
 
 

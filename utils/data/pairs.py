@@ -16,7 +16,7 @@ from natsort import natsorted
 from tqdm import tqdm
 
 from ..cli import UserError, warn
-from ..images import ImageError, is_image, look_at, read_converted, read_image
+from ..images import ImageError, is_image, look_at, read_image, read_photograph
 
 Say = Callable[[str], Any]
 
@@ -219,9 +219,10 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """
     if pair.input is None:
         raise PairError(f"{pair.target}: a sharp photograph without its degraded partner cannot be scored")
-    (degraded, of_input), (target, of_target) = read_converted(pair.input), read_converted(pair.target)
+    files = {"input": read_photograph(pair.input), "target": read_photograph(pair.target)}
+    degraded, target = (photograph.rgb() for photograph in files.values())
     check_sizes(pair, degraded, target)
-    return degraded, target, [f"input {what}" for what in of_input] + [f"target {what}" for what in of_target]
+    return degraded, target, [f"{side} {what}" for side, photograph in files.items() for what in photograph.changes()]
 
 
 def check_sizes(pair: Pair, degraded: np.ndarray, target: np.ndarray) -> None:

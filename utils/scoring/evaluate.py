@@ -50,7 +50,7 @@ def evaluate(
     those of the set are means over its images, and its "worse" names those whose PSNR restoring has lowered. Without
     `restorer` the inputs are restored images already, and are only scored. With `out_dir` the restored images are
     written to out_dir/NAME.png. Pairs that `journal` holds are not done again. Files that were converted as they were
-    read (16 bits, gray, alpha) are named in the "converted" of their image and counted in that of the set. Under
+    read (16 bits, gray, alpha, profile) are named in the "converted" of their image and counted in the set's. Under
     torchrun each process does its share of the pairs, and all return the whole.
 
     Raises:

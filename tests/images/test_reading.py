@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from m3snet.utils.images import ImageError, read_image, to_image, to_tensor, write_image
+from m3snet.utils.images import ImageError, read_image, to_image, to_tensor
 
 PHOTO = data.astronaut()[100:260, 150:350]  # H x W x 3
 GRAY = cv2.cvtColor(PHOTO, cv2.COLOR_RGB2GRAY)
@@ -210,16 +210,6 @@ def test_what_is_no_image_is_named(tmp_path):
     for name, reason in (("empty.png", "empty"), ("text.jpg", "not an image"), ("missing.png", "cannot be opened")):
         with pytest.raises(ImageError, match=f"{name}.*{reason}"):
             read_image(tmp_path / name)
-
-
-def test_what_was_written_is_read(tmp_path):
-    path = tmp_path / "made" / "größe.png"
-    write_image(path, PHOTO)
-    assert np.array_equal(read_image(path), PHOTO)
-    with pytest.raises(ImageError, match="uint8"):
-        write_image(path, PHOTO.astype(np.float32))
-    with pytest.raises(ImageError, match="abc"):
-        write_image(tmp_path / "a.abc", PHOTO)
 
 
 def test_tensors_and_images_are_each_others_inverse():

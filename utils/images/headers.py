@@ -1,0 +1,174 @@
+"""What an image file is, found out from its first bytes and its header, before a pixel is decoded."""
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+
+from PIL import Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from ..cli import UserError
+
+IMAGE_SUFFIXES = frozenset({
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".gif", ".ppm", ".pgm", ".pbm",
+    ".pnm",
+})  # fmt: skip
+_RAW_SUFFIX = re.compile(
+    r"\.(3fr|arw|cr[23w]|dcr|dng|erf|iiq|kdc|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|x3f)", re.IGNORECASE
+)
+_LIMIT = "M3SNET_MAX_PIXELS"
+MAX_PIXELS = int(os.environ.get(_LIMIT, 250_000_000))  # a telephone's 200 megapixels, and what a computer can hold
+
+# The classes themselves: Image.open has a limit of its own, and takes some JPEG files for another format.
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "AVIF": AvifImageFile,
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "PNM": PpmImageFile,
+    "TIFF": TiffImageFile,
+    "WebP": WebPImageFile,
+}
+_SIGNATURES = (  # place, bytes, format
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"\xff\xd8", "JPEG"),
+    (0, b"BM", "BMP"),
+    (0, b"GIF8", "GIF"),
+    (8, b"WEBP", "WebP"),
+    (8, b"CR\2\0", "raw file of a camera"),  # Canon's, otherwise a TIFF
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    *((0, b"P%d" % number + space, "PNM") for number in range(1, 7) for space in (b"\n", b" ", b"\r", b"\t", b"#")),
+    (0, b"FUJIFILMCCD-RAW", "raw file of a camera"),
+    (0, b"IIRO", "raw file of a camera"),
+    (0, b"IIRS", "raw file of a camera"),
+    (0, b"MMOR", "raw file of a camera"),
+    (0, b"IIU\0", "raw file of a camera"),
+    (0, b"FOVb", "raw file of a camera"),
+    (0, b"\0MRM", "raw file of a camera"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL file"),
+    (0, b"\xff\x0a", "JPEG XL file"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000 file"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000 file"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR file"),
+    (0, b"#?RADIANCE", "Radiance HDR file"),
+    (0, b"8BPS", "Photoshop file"),
+    (0, b"%PDF", "PDF"),
+    (0, b"\x1aE\xdf\xa3", "video"),
+    (8, b"AVI ", "video"),
+)
+_BRANDS = (  # of files that begin with ftyp
+    ((b"avif", b"avis"), "AVIF"),
+    ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC file"),
+    ((b"crx ",), "raw file of a camera"),
+)
+_ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
+_GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+
+
+class ImageError(UserError):
+    """A file that cannot be read or written as an image; the message names it."""
+
+
+def is_image(path: Path) -> bool:
+    """Whether `path` is a visible file with the suffix of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def load_file(path: Path) -> tuple[str, bytes]:
+    """The format of an image file, by its contents, and all its bytes.
+
+    Raises:
+        ImageError: it is missing, empty, too large, or of a format that is not read; that is named.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+            kind = _identify(start)
+            if not start:
+                raise ImageError(f"{path}: the file is empty (0 bytes)")
+            if kind == "TIFF" and _RAW_SUFFIX.fullmatch(path.suffix):
+                kind = "raw file of a camera"
+            if kind is None:
+                raise ImageError(f"{path}: not an image, or one of an unknown format")
+            if kind not in _PLUGINS:
+                raise ImageError(f"{path}: a {kind}, which is not read; convert it to PNG, TIFF or JPEG first")
+            size = os.fstat(file.fileno()).st_size
+            if size > 8 * MAX_PIXELS:  # bytes of a pixel with four channels of 16 bits
+                raise ImageError(f"{path}: {size:,} bytes are more than an image of {_LIMIT}={MAX_PIXELS} can have")
+            return kind, start + file.read()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
+
+
+def open_header(path: Path, kind: str, data: bytes) -> ImageFile.ImageFile:
+    """An image whose header has been read, and whose pixels Pillow would decode when asked for.
+
+    Raises:
+        ImageError: the header is damaged, the image too large, or there are several (of TIFF: utils.images.tiff).
+    """
+    try:
+        picture = _PLUGINS[kind](io.BytesIO(data))
+        frames = 1 if kind == "TIFF" else getattr(picture, "n_frames", 1)
+    except Exception as error:  # what damaged bytes make Pillow raise has no end
+        raise ImageError(f"{path}: damaged or cut off ({error})") from error
+    if frames > 1:
+        raise ImageError(f"{path}: an animation of {frames} pictures; save one of them as a file of its own")
+    check_size(path, *picture.size)
+    return picture
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse an image of more pixels than MAX_PIXELS: a small file can claim any number of them.
+
+    Raises:
+        ImageError: there are too many, or none.
+    """
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{path}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}; to raise it, set "
+            f"{_LIMIT} in the environment"
+        )
+    if width < 1 or height < 1:
+        raise ImageError(f"{path}: {width} x {height} pixels")
+
+
+def has_alpha(picture: Image.Image) -> bool:
+    """Whether some pixels may be transparent."""
+    return picture.mode in _ALPHA or "transparency" in picture.info
+
+
+def is_gray(picture: Image.Image) -> bool:
+    """Whether the file has one channel, besides alpha."""
+    return picture.mode in _GRAY
+
+
+def orientation_of(picture: Image.Image, data: bytes) -> int:
+    """How to turn an image upright: EXIF's 1 to 8."""
+    if "exif" not in picture.info and not (isinstance(picture, PngImageFile) and b"eXIf" in data):
+        return 1  # otherwise Pillow would decode a PNG, since the chunk may come behind the pixels
+    try:
+        value = picture.getexif().get(0x0112, 1)
+    except Exception:  # a damaged EXIF is no reason to refuse an image
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _identify(start: bytes) -> str | None:
+    """The name of a format, by the first 64 bytes of a file; None for those unknown."""
+    if start[4:8] == b"ftyp":
+        brands = {start[8:12], *(start[place : place + 4] for place in range(16, len(start) - 3, 4))}
+        return next((name for known, name in _BRANDS if brands & set(known)), "video")
+    return next((name for place, mark, name in _SIGNATURES if start[place:].startswith(mark)), None)

@@ -1,0 +1,296 @@
+"""Image files read into arrays and written from them: OpenCV decodes, Pillow what OpenCV does not read rightly."""
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageFile
+
+from ..files import write_atomically
+from .headers import ImageError, has_alpha, is_gray, load_file, open_header, orientation_of
+from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, to_srgb
+from .tiff import TiffImage, read_tiff
+from .truncation import check_data, find_end
+
+READING = 2  # counts the changes of what `read_image` makes of a file: what was read before one is out of date
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """What an image file holds."""
+
+    pixels: np.ndarray  # H x W x 3 uint8 RGB, upright, in the colours of `profile`
+    alpha: np.ndarray | None = None  # H x W uint8; None where all is opaque
+    gray: bool = False  # one channel in the file; the three of `pixels` are equal
+    profile: bytes | None = None  # ICC; None: sRGB
+    notes: tuple[str, ...] = ()  # what was changed while it was read
+
+    def rgb(self) -> np.ndarray:
+        """The pixels in sRGB, without alpha: what images of different files have in common."""
+        converted = self.profile is not None and not is_srgb(self.profile)
+        return to_srgb(self.pixels, self.profile) if converted and self.profile else self.pixels
+
+    def changes(self) -> list[str]:
+        """What `rgb` is without, in words."""
+        found = [*self.notes]
+        found += ["gray repeated to RGB"] * self.gray
+        found += ["alpha dropped"] * (self.alpha is not None)
+        if self.profile is not None and not is_srgb(self.profile):
+            found.append(f"{name_of(self.profile)} converted to sRGB")
+        return found
+
+
+class _Writer(NamedTuple):
+    """What Pillow needs to know to write a format, and what that format can hold."""
+
+    format: str
+    options: dict[str, Any] = {}  # noqa: RUF012, it is not changed
+    alpha: bool = False
+    profile: bool = False
+    gray: bool = True
+    colour: bool = True
+    side: int = 1 << 20  # pixels
+
+
+_JPEG = _Writer("JPEG", {"quality": 95}, profile=True, side=65_500)
+_TIFF = _Writer("TIFF", {"compression": "tiff_adobe_deflate"}, alpha=True, profile=True)
+_WRITERS = {
+    ".png": _Writer("PNG", {"compress_level": 1}, alpha=True, profile=True),
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _JPEG),
+    **dict.fromkeys((".tif", ".tiff"), _TIFF),
+    ".webp": _Writer("WEBP", {"lossless": True}, alpha=True, profile=True, gray=False, side=16_383),
+    ".bmp": _Writer("BMP"),
+    ".ppm": _Writer("PPM", gray=False),
+    ".pgm": _Writer("PPM", colour=False),
+}
+WRITTEN_SUFFIXES = frozenset(_WRITERS)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image as H x W x 3 uint8 RGB in sRGB, turned upright by its EXIF orientation.
+
+    Gray images become three equal channels, an alpha channel is dropped, 16-bit values are rounded to 8, the colours of
+    another profile are converted.
+
+    Raises:
+        ImageError: as `read_photograph`.
+    """
+    return read_photograph(path).rgb()
+
+
+def read_photograph(path: str | Path) -> Photograph:
+    """Read an image with what it holds besides RGB; 16-bit values are rounded to 8, CMYK becomes RGB.
+
+    A JPEG is also refused as cut off when its end mark is there and the data before it do not reach the last pixel
+    (`utils.images.truncation`). Damage inside a JPEG, WebP, AVIF or LZW-compressed TIFF may pass: they have no
+    checksums.
+
+    Raises:
+        ImageError: the file is missing, empty, cut off, damaged, larger than MAX_PIXELS (`utils.images.headers`), an
+            animation, of several pages, a raw file, or of a format that is not read.
+    """
+    path = Path(path)
+    try:
+        kind, data = load_file(path)
+        if kind == "TIFF":
+            return _read_tiff(path, data)
+        end = find_end(path, kind, data)
+        picture = open_header(path, kind, data)
+        cmyk = picture.mode == "CMYK" and mode_of(picture.info.get("icc_profile", b"")) == "CMYK"
+        if kind in ("AVIF", "GIF") or cmyk:
+            photograph = _decode_with_pillow(path, picture)
+        else:
+            pixels = _decode_with_opencv(path, data)
+            photograph = _photograph(pixels, is_gray(picture), _alpha(path, picture), picture.info.get("icc_profile"))
+            if picture.mode == "CMYK":
+                photograph = replace(photograph, profile=None, notes=("CMYK converted to RGB",))
+        check_data(path, kind, data, end, photograph.pixels)
+        return _upright(photograph, orientation_of(picture, data))
+    except MemoryError as error:
+        raise ImageError(f"{path}: not enough memory to read it") from error
+
+
+def look_at(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image, turned upright, from its header; its pixels are not decoded.
+
+    Raises:
+        ImageError: as `read_photograph`, but for damage in the pixels.
+    """
+    path = Path(path)
+    kind, data = load_file(path)
+    if kind == "TIFF":
+        tiff = read_tiff(path, data, decode=False)
+        width, height, orientation = tiff.width, tiff.height, tiff.orientation
+    else:
+        find_end(path, kind, data)
+        picture = open_header(path, kind, data)
+        (width, height), orientation = picture.size, orientation_of(picture, data)
+    return (height, width) if orientation > 4 else (width, height)
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write an H x W x 3 uint8 sRGB image, whole or not at all (utils.files); missing folders are made.
+
+    The suffix of `path` chooses the format.
+
+    Raises:
+        ImageError: the array is of another shape or type, or the format is not written, or not of such images.
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    write_photograph(path, Photograph(image))
+
+
+def write_photograph(path: str | Path, photograph: Photograph) -> None:
+    """Write an image with its alpha and profile; else as `write_image`.
+
+    Where the format holds no profile, or none for gray, the colours are converted to sRGB.
+
+    Raises:
+        ImageError, OSError: as `write_image`; or the format cannot hold what the photograph has.
+    """
+    path, image = Path(path), photograph.pixels
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(f"{path}: expected an H x W x 3 uint8 image, found {image.shape} {image.dtype}")
+    check_can_hold(path, photograph)
+    writer = _WRITERS[path.suffix.lower()]
+    gray = photograph.gray and writer.gray
+    profile = photograph.profile if writer.profile and gray == photograph.gray else None
+    pixels = image if profile == photograph.profile else photograph.rgb()
+    picture = Image.fromarray(np.ascontiguousarray(pixels[..., 1] if gray else pixels))
+    if photograph.alpha is not None:
+        picture.putalpha(Image.fromarray(photograph.alpha))
+    encoded = io.BytesIO()
+    try:
+        picture.save(encoded, writer.format, **writer.options, **({"icc_profile": profile} if profile else {}))
+    except (ValueError, OSError) as error:
+        raise ImageError(f"{path}: could not be encoded as {writer.format} ({error})") from error
+    with write_atomically(path) as file:
+        file.write(encoded.getbuffer())
+
+
+def check_can_hold(path: Path, photograph: Photograph) -> None:
+    """Whether a photograph can be written to `path`: to be asked before the work is done.
+
+    Raises:
+        ImageError: the format is not written, or cannot hold transparency, colour, gray, or an image so large.
+    """
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise ImageError(f"{path}: images cannot be written as '{path.suffix}'; use .png")
+    if photograph.alpha is not None and not writer.alpha:
+        raise ImageError(f"{path}: the photograph is transparent in part, which {writer.format} cannot hold; use .png")
+    if not photograph.gray and not writer.colour:
+        raise ImageError(f"{path}: '{path.suffix}' holds gray images only; use .png")
+    if max(photograph.pixels.shape[:2]) > writer.side:
+        raise ImageError(f"{path}: {writer.format} holds {writer.side:,} pixels a side; use .png")
+
+
+def _read_tiff(path: Path, data: bytes) -> Photograph:
+    """OpenCV and Pillow turn TIFF files upright themselves."""
+    tiff = read_tiff(path, data)
+    if tiff.array is not None:
+        return _upright(_from_tifffile(tiff), tiff.orientation)
+    picture = open_header(path, "TIFF", data)
+    if tiff.page < 0 or (tiff.deep and (tiff.odd or tiff.page > 0)):
+        raise ImageError(f"{path}: a TIFF of a rare layout; save it without compression, or as PNG")
+    if tiff.deep:
+        pixels = _decode_with_opencv(path, data)
+        return _photograph(pixels, is_gray(picture), None, tiff.profile)
+    picture.seek(tiff.page)
+    return _decode_with_pillow(path, picture)
+
+
+def _from_tifffile(tiff: TiffImage) -> Photograph:
+    array = tiff.array
+    assert array is not None
+    notes = _deep_note(array)
+    array = _to_8_bits(array)
+    channels = np.atleast_3d(array)
+    gray = channels.shape[2] < 3
+    colours = np.repeat(channels[..., :1], 3, axis=2) if gray else channels[..., :3]
+    alpha = channels[..., -1] if channels.shape[2] in (2, 4) else None
+    return _photograph(np.ascontiguousarray(colours), gray, alpha, tiff.profile, notes)
+
+
+def _decode_with_opencv(path: Path, data: bytes) -> np.ndarray:
+    """H x W x 3 RGB, uint8 or uint16, not turned upright but for TIFF."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        # Not cv2.imread: it returns None for every reason, and cannot open non-ASCII paths on Windows.
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f"{path}: cannot be decoded ({error.err})") from error
+    if image is None:
+        raise ImageError(f"{path}: damaged or cut off")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{path}: {image.dtype} pixels; expected an 8- or 16-bit image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _decode_with_pillow(path: Path, picture: ImageFile.ImageFile) -> Photograph:
+    profile = picture.info.get("icc_profile")
+    try:
+        if picture.mode == "CMYK":
+            return _photograph(cmyk_to_srgb(picture, profile), False, None, None, ("CMYK converted to RGB",))
+        pixels = np.asarray(picture.convert("RGB"))
+    except MemoryError:
+        raise
+    except Exception as error:  # what damaged bytes make Pillow raise has no end
+        raise ImageError(f"{path}: damaged or cut off ({error})") from error
+    return _photograph(pixels, is_gray(picture), _alpha(path, picture), profile)
+
+
+def _alpha(path: Path, picture: ImageFile.ImageFile) -> np.ndarray | None:
+    if not has_alpha(picture):
+        return None
+    try:
+        return np.asarray(picture.convert("RGBA").getchannel("A"))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageError(f"{path}: its transparency cannot be read ({error})") from error
+
+
+def _photograph(
+    pixels: np.ndarray, gray: bool, alpha: np.ndarray | None, profile: bytes | None, notes: tuple[str, ...] = ()
+) -> Photograph:
+    """Decoded pixels as a photograph: 8 bits, alpha where something is transparent, a profile where it serves."""
+    mode = mode_of(profile) if profile else ""
+    return Photograph(
+        _to_8_bits(pixels),
+        alpha if alpha is not None and alpha.min() < 255 else None,
+        gray and mode != "RGB",  # gray in the colours of an RGB profile is written as it is meant, as RGB
+        profile if mode == "RGB" or (mode == "L" and gray) else None,
+        (*_deep_note(pixels), *notes),
+    )
+
+
+def _deep_note(pixels: np.ndarray) -> tuple[str, ...]:
+    return ("16-bit rounded to 8",) * (pixels.dtype == np.uint16)
+
+
+def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    return np.round(pixels / 257.0).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
+def _upright(photograph: Photograph, orientation: int) -> Photograph:
+    """Turned as EXIF's orientation says: 1 as it is, 2 to 8 by mirroring and quarter turns."""
+    if orientation == 1:
+        return photograph
+    pixels, alpha = (None if a is None else _turned(a, orientation) for a in (photograph.pixels, photograph.alpha))
+    assert pixels is not None
+    return replace(photograph, pixels=pixels, alpha=alpha)
+
+
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
