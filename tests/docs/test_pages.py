@@ -72,7 +72,7 @@ def lines_of_code(file: Path) -> Iterator[str]:
         text = ast.get_docstring(ast.parse(text)) or ""
     elif file.suffix == ".yml":
         text = "\n".join(line[2:] for line in text.splitlines() if line.startswith("# "))
-    text = re.sub(r"^```(python|math)\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```\w+\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     fenced = re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     indented = re.findall(r"^    .*", text.replace("\\\n", " "), re.MULTILINE)
     inline = re.findall(r"`((?:python|m3snet-restore) [^`]+)`", text) if file.suffix == ".md" else []

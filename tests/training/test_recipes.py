@@ -21,7 +21,9 @@ SMALL = {
     "TRAINING.NUM_WORKERS": "0",
     "TRAINING.SHARP_DIRS": "[]",
     "TRAINING.SHARES": "[]",
+    "TRAINING.VAL_DIR": "",
 }
+OF_TASK = {"Deblurring": {}, "Deraining": {"TRAINING.RAIN.LAYERS": ""}}
 
 
 @pytest.mark.slow
@@ -32,7 +34,7 @@ def test_a_recipe_starts(
 ) -> None:
     recipe = ROOT / task / "configs" / f"{name}.yml"
     here = {"TRAINING.TRAIN_DIR": str(folder), "TRAINING.SAVE_DIR": str(tmp_path)}
-    words = [word for pair in {**SMALL, **here}.items() for word in pair]
+    words = [word for pair in {**SMALL, **OF_TASK[task], **here}.items() for word in pair]
     importlib.import_module(f"m3snet.{task}.train").main(["--dry-run", "--config", str(recipe), "--opts", *words])
     printed = capsys.readouterr().out
     assert "7 training images, 2 for validation" in printed
