@@ -5,7 +5,7 @@ import pytest
 
 import m3snet.Deblurring.config
 import m3snet.Deraining.config
-from m3snet.utils.config import ConfigError, load_config, load_task_config, save_config
+from m3snet.utils.config import ConfigError, differences, load_config, load_task_config, save_config, to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = {"Deblurring": m3snet.Deblurring.config.DEFAULTS, "Deraining": m3snet.Deraining.config.DEFAULTS}
@@ -64,6 +64,10 @@ def test_a_file_of_the_field_loads_unchanged(defaults, tmp_path):
     assert config.TRAINING.RESUME is False
     assert config.MODEL.SESSION == "7"
     assert config.GPU == [0, 1, 2, 3]
+    assert "VERBOSE" not in config  # of no effect here, nor has the cosine the steps of NEPOCH_DECAY
+    assert "NEPOCH_DECAY" not in config.OPTIM
+    before = {**to_dict(config), "VERBOSE": True}
+    assert differences(before, to_dict(config)) == []
 
 
 @pytest.mark.parametrize(

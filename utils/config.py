@@ -26,6 +26,9 @@ _FREE_TYPES: dict[str, tuple[type, ...]] = {
     "TRAINING.TRAIN_DIR": (str, list),
 }
 
+# Files of the field set them, and they mean nothing here: the cosine has no steps, --dry-run prints the configuration.
+_WITHOUT_EFFECT = ("VERBOSE", "OPTIM.NEPOCH_DECAY")
+
 MOST_EPOCHS = 100_000  # above it the number of epochs is surely a mistake
 
 
@@ -103,6 +106,8 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     lines = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
+        if f"{prefix}{name}" in _WITHOUT_EFFECT:
+            continue
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, f"{prefix}{name}.")
         elif old != new:
@@ -141,6 +146,8 @@ def _literal(text: str) -> Any:
 def _merge(node: CfgNode, values: dict[str, Any], source: str, prefix: str = "") -> None:
     for name, value in values.items():
         key = f"{prefix}{name}"
+        if key in _WITHOUT_EFFECT:
+            continue
         if name not in node:
             known = ", ".join(sorted(node))
             raise ConfigError(f"{source}: unknown key {key}; known here: {known}")

@@ -78,8 +78,7 @@ class Task:
 def default_config(mode: str) -> CfgNode:
     """The keys both tasks share. Upper half: those of MPRNet's and the published files; the rest is this project's."""
     config = CfgNode()
-    config.GPU = [0]  # CUDA devices this run may see, []: all; without CUDA it has no effect
-    config.VERBOSE = False  # print the resolved configuration at the start
+    config.GPU = [0]  # CUDA devices this run may see, counted within CUDA_VISIBLE_DEVICES; []: all
 
     config.MODEL = CfgNode()
     config.MODEL.MODE = mode
@@ -94,7 +93,6 @@ def default_config(mode: str) -> CfgNode:
     config.OPTIM.BATCH_SIZE = 32  # images per optimizer step, over all processes
     config.OPTIM.ACCUMULATE = 1  # parts each process cuts its share of the batch into, to save memory
     config.OPTIM.NUM_EPOCHS = 8000
-    config.OPTIM.NEPOCH_DECAY = [100]  # accepted because files of the field set it; the cosine has no such step
     config.OPTIM.WARMUP_EPOCHS = 3
     config.OPTIM.LR_INITIAL = 1e-3
     config.OPTIM.LR_MIN = 1e-6
