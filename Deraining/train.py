@@ -10,17 +10,13 @@ from collections.abc import Sequence
 from m3snet.Deraining.config import DEFAULTS
 from m3snet.Deraining.dataset import task_with_rain
 from m3snet.utils.cli import run_program
-from m3snet.utils.config import argument_parser, load_task_config
-from m3snet.utils.training.run import train
+from m3snet.utils.training.run import parse_arguments, train
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the training that the command line describes."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes, and stop")
-    arguments = parser.parse_args(argv)
-    config = load_task_config(DEFAULTS, arguments.config, arguments.opts)
-    train(config, task_with_rain(config), arguments.dry_run)
+    config, dry_run = parse_arguments(DEFAULTS, __doc__, argv)
+    train(config, task_with_rain(config), dry_run)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from m3snet.utils.restoring.restorer import best_device
 from m3snet.utils.training.build import build_optimizer, compile_model
 from m3snet.utils.training.loss import PSNRLoss
 from m3snet.utils.training.state import TrainState
-from m3snet.utils.training.step import Stepping, on_device
+from m3snet.utils.training.step import TrainStep, on_device
 
 Step = Callable[[], None]
 Images = tuple[torch.Tensor, torch.Tensor]  # degraded, target: N x 3 x S x S float32 in [0, 1]
@@ -58,17 +58,13 @@ def this_project(model: M3SNet, batch: Patch, args: argparse.Namespace) -> Step:
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision={"fp32": "no", "bf16": "bf16"}[args.precision])
     model = model.train().to(accelerator.device).to(memory_format=torch.channels_last)
     model.set_grad_checkpointing(args.grad_checkpointing)
-    optimizer = build_optimizer(model, DEFAULTS)
-    state = TrainState(model, optimizer, None, accelerator.scaler, [])
-    network = compile_model(model, (args.batch, 3, args.patch, args.patch), print) if args.compile else model
-    wrapped, stepper = accelerator.prepare(network, optimizer)
-    optim, training = DEFAULTS.OPTIM, DEFAULTS.TRAINING
-    stepping = Stepping(
-        wrapped, stepper, state, accelerator, optim.ACCUMULATE, optim.CLIP_NORM, training.SEED, optim.LOSS_EPS
-    )
+    state = TrainState(model, build_optimizer(model, DEFAULTS), None, accelerator.scaler, order=[], validation="")
+    shape = (args.batch, 3, args.patch, args.patch)
+    network = compile_model(model, shape, accelerator, print) if args.compile else model
+    train_step = TrainStep(network, state, accelerator, DEFAULTS, DEFAULTS.OPTIM.ACCUMULATE)
     if args.device == "cuda":  # as the data loader does
         batch = Patch(*(torch.as_tensor(part).pin_memory() for part in batch))  # type: ignore[arg-type]
-    return lambda: stepping.step(batch)
+    return lambda: train_step(batch)
 
 
 def published(model: M3SNet, batch: Patch, args: argparse.Namespace) -> Step:

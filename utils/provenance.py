@@ -5,6 +5,7 @@ import hashlib
 import platform
 import re
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
     }
 
 
+@cache  # what is edited while a program runs is not the code that runs
 def code_version() -> str:
     """The project's version, and the commit where it runs from a git checkout; '+' marks changes since."""
     project = _version("m3snet") or "unknown"

@@ -1,13 +1,18 @@
 """Nothing is lost: whatever stops a training, it goes on from there, and ends with the weights of one never stopped."""
 from __future__ import annotations
 
+import itertools
+import json
+import math
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,14 +21,18 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from m3snet.tests.runs import assert_same, configuration, metrics, start, torchrun, train
+from m3snet.utils import provenance
 from m3snet.utils.config import to_dict
+from m3snet.utils.data.pairs import find_pairs
+from m3snet.utils.data.patches import CentrePatches
 from m3snet.utils.provenance import code_version
 from m3snet.utils.training import build as recipe
+from m3snet.utils.training import processes
 from m3snet.utils.training import run as trainer
 from m3snet.utils.training.build import TrainingError
 from m3snet.utils.training.checkpoint import CheckpointError, load_checkpoint
 from m3snet.utils.training.signals import Interruption
-from m3snet.utils.training.step import Stepping
+from m3snet.utils.training.step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("fresh_process")
 
@@ -44,14 +53,14 @@ def state_of(run: Path) -> dict[str, Any]:
 
 def before_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Any) -> None:
     """Call `act` just before the step of that number, counted from 1 over all resumed runs."""
-    step = Stepping.step
+    take = TrainStep.__call__
 
-    def watched(self: Stepping, patch: Any) -> None:
+    def watched(self: TrainStep, patch: Any) -> None:
         if self.state.step + 1 == number:
             act()
-        step(self, patch)
+        take(self, patch)
 
-    monkeypatch.setattr(Stepping, "step", watched)
+    monkeypatch.setattr(TrainStep, "__call__", watched)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -265,6 +274,176 @@ def test_another_batch_or_network_is_noticed_on_resuming(
         train(folder, tmp_path, MODEL__NAME="M3SNet-T")
 
 
+def test_what_is_announced_holds(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the optimizer's settings the configuration's are used, of its moments the checkpoint's."""
+    train(folder, tmp_path, OPTIM__NUM_EPOCHS=2)
+    before = load_checkpoint(tmp_path / "Deraining/run/model_latest.pth")["optimizer"]
+    changed = {"BETA1": 0.5, "BETA2": 0.9, "WEIGHT_DECAY": 0.25, "LR_INITIAL": 0.125, "NAME": "AdamW"}
+    run = train(folder, tmp_path, OPTIM__NUM_EPOCHS=3, **{f"OPTIM__{key}": value for key, value in changed.items()})
+    printed = capsys.readouterr().out
+    for key, value in changed.items():
+        assert f"changed since: OPTIM.{key} " in printed
+        assert f"-> {value!r}" in printed
+    after = load_checkpoint(run / "model_latest.pth")["optimizer"]
+    (group,) = after["param_groups"]
+    fresh = recipe.build_optimizer(
+        torch.nn.Linear(1, 1),
+        configuration(folder, tmp_path, **{f"OPTIM__{key}": value for key, value in changed.items()}),
+    ).param_groups[0]
+    for key in fresh.keys() - {"params", "lr"}:
+        assert group[key] == fresh[key], key
+    assert (group["betas"], group["weight_decay"], group["initial_lr"]) == ((0.5, 0.9), 0.25, 0.125)
+    assert metrics(run)[-1]["learning_rate"] == pytest.approx(1e-6)  # the cosine's last: 0.125 only shapes it
+    assert [float(slot["step"]) for slot in before["state"].values()] == len(before["state"]) * [4.0]
+    assert [float(slot["step"]) for slot in after["state"].values()] == len(after["state"]) * [6.0]
+
+
+def test_other_start_weights_are_said_to_have_no_effect(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(folder, tmp_path, OPTIM__NUM_EPOCHS=2)
+    weights = tmp_path / "start.pth"
+    weights.write_bytes((run / "model_best.pth").read_bytes())
+    train(folder, tmp_path, OPTIM__NUM_EPOCHS=3, TRAINING__WEIGHTS=weights)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "TRAINING.WEIGHTS" in line)
+    assert line.endswith("(of no effect: the weights are the checkpoint's)")
+
+
+def test_the_best_score_does_not_outlive_its_validation_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(folder, tmp_path, OPTIM__NUM_EPOCHS=2)
+    path = run / "model_latest.pth"
+    state = load_checkpoint(path)
+    assert math.isfinite(state["best"])
+    torch.save({**state, "best": 99.0}, path)  # no other image reaches it
+    train(folder, tmp_path, OPTIM__NUM_EPOCHS=3)
+    assert load_checkpoint(path)["best"] == 99.0
+    train(folder, tmp_path, OPTIM__NUM_EPOCHS=4, TRAINING__VAL_COUNT=3)
+    assert "the validation images are others: the best score is looked for anew" in capsys.readouterr().out
+    last = float((run / "validation.csv").read_text().splitlines()[-1].split(",")[2])
+    assert load_checkpoint(path)["best"] == last < 99
+    assert load_checkpoint(run / "model_best.pth")["epoch"] == 4
+
+
+@pytest.mark.parametrize("change", ["name", "content", "VAL_PS", "VAL_SEED"])
+def test_what_makes_validation_images_others(change: str, folder: Path, tmp_path: Path) -> None:
+    def fingerprint(where: Path, size: int = 32, seed: int = 1) -> str:
+        return recipe.fingerprint(CentrePatches(find_pairs(where), size, seed), "y")
+
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    assert fingerprint(moved) == fingerprint(folder)
+    if change == "name":
+        for side in ("input", "target"):
+            (moved / side / "3.png").rename(moved / side / "9.png")
+    elif change == "content":
+        shutil.copy(moved / "input/1.png", moved / "input/2.png")
+    assert fingerprint(moved, 48 if change == "VAL_PS" else 32, 2 if change == "VAL_SEED" else 1) != fingerprint(folder)
+
+
+def test_going_back_does_not_overwrite_what_came_after(folder: Path, tmp_path: Path) -> None:
+    keys = {"TRAINING__CHECKPOINT_EVERY": 1, "TRAINING__KEEP": 2}
+    run = train(folder, tmp_path, **keys)
+    back = {**keys, "TRAINING__RESUME": run / "model_epoch_3.pth"}
+    named = r"model_epoch_3\.pth: .*/run holds checkpoints that are further \(model_latest\.pth, model_epoch_4\.pth, "
+    with pytest.raises(CheckpointError, match=named + r"model_best.*RESUME auto .*MODEL\.SESSION, or delete them"):
+        train(folder, tmp_path, **back, OPTIM__NUM_EPOCHS=6)
+    elsewhere = tmp_path / "elsewhere"
+    assert load_checkpoint(train(folder, elsewhere, **back) / "model_epoch_4.pth")["epoch"] == 4
+    for name in ("model_latest.pth", "model_epoch_4.pth", "model_best.pth"):
+        (run / name).unlink()
+    train(folder, tmp_path, **back, OPTIM__NUM_EPOCHS=5)
+    assert {path.name for path in run.glob("model_epoch_*")} == {"model_epoch_4.pth", "model_epoch_5.pth"}
+
+
+def test_stale_numbered_checkpoints_do_not_push_out_new_ones(folder: Path, tmp_path: Path) -> None:
+    keys = {"TRAINING__CHECKPOINT_EVERY": 1, "TRAINING__KEEP": 2}
+    run = train(folder, tmp_path, **keys, OPTIM__NUM_EPOCHS=2)
+    for epoch in (7, 8):  # damaged: the run goes on from epoch 2
+        (run / f"model_epoch_{epoch}.pth").write_bytes(b"")
+    train(folder, tmp_path, **keys)
+    assert load_checkpoint(run / "model_epoch_4.pth")["epoch"] == 4
+    assert not (run / "model_epoch_2.pth").exists()
+
+
+def test_numbered_checkpoints_alone_are_not_overwritten_either(folder: Path, tmp_path: Path) -> None:
+    run = train(folder, tmp_path, TRAINING__CHECKPOINT_EVERY=2)
+    for name in ("latest", "previous", "best"):
+        (run / f"model_{name}.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"epoch_4\.pth belongs to an earlier run, which RESUME false would"):
+        train(folder, tmp_path, TRAINING__RESUME="false")
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_fewer_epochs_than_are_done(epochs: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        before_step(patch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        train(folder, tmp_path)
+    said = rf"3 epochs and 1 steps are done, more than OPTIM\.NUM_EPOCHS {epochs}: raise it to go on"
+    with pytest.raises(CheckpointError, match=said):
+        train(folder, tmp_path, OPTIM__NUM_EPOCHS=epochs)
+    assert load_checkpoint(train(folder, tmp_path) / "model_latest.pth")["epoch"] == 4
+
+
+def test_a_finished_run_is_finished(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(folder, tmp_path)
+    content = (run / "model_latest.pth").read_bytes()
+    train(folder, tmp_path)
+    assert "4 of 4 epochs done" in capsys.readouterr().out
+    assert (run / "model_latest.pth").read_bytes() == content
+
+
+def test_broken_weights_are_not_saved(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = TrainStep.__call__
+
+    def breaking(self: TrainStep, patch: Any) -> None:
+        take(self, patch)
+        if self.state.step == 3:  # as a gradient clipped to nan would do
+            with torch.no_grad():
+                self.state.model.intro.weight[0, 0, 0, 0] = math.nan
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="after step 4 the weights are not finite"):
+        patch.setattr(TrainStep, "__call__", breaking)
+        train(folder, tmp_path)
+    latest = tmp_path / "Deraining/run/model_latest.pth"
+    assert load_checkpoint(latest)["step"] == 2
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(TrainStep, "__call__", lambda self, patch: breaking(self, patch) or 1 / (3 - self.state.step))
+        train(folder, tmp_path)
+    assert load_checkpoint(latest)["step"] == 2
+    assert load_checkpoint(train(folder, tmp_path) / "model_latest.pth")["step"] == 8
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_closed_terminal_saves_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        before_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        train(folder, tmp_path)
+    assert stopped.value.code == 129
+    assert load_checkpoint(tmp_path / "Deraining/run/model_latest.pth")["step"] == 3
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with monkeypatch.context() as patch:
+            before_step(patch, 4, lambda: os.kill(os.getpid(), signal.SIGHUP))
+            train(folder, tmp_path, OPTIM__NUM_EPOCHS=2)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_code_that_ran_is_read_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = (f"commit{number}\n" for number in itertools.count())
+    monkeypatch.setattr(provenance.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(answers)))
+    code_version.cache_clear()
+    try:
+        run = train(folder, tmp_path, TRAINING__SAVE_STEPS=1)
+    finally:
+        code_version.cache_clear()
+    assert "(commit0)" in load_checkpoint(run / "model_latest.pth")["code"]
+    assert json.loads((run / "environment.json").read_text())["code"] == load_checkpoint(run / "model_best.pth")["code"]
+
+
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A network for which memory runs out with more than two images; returns the sizes it was called with."""
@@ -302,3 +481,14 @@ def test_auto_batch_halves_until_it_fits(
     by_hand = train(folder, tmp_path / "hand", OPTIM__ACCUMULATE=2, OPTIM__NUM_EPOCHS=2)
     a, b = state_of(auto), state_of(by_hand)
     assert_same(a["state_dict"], b["state_dict"])
+
+
+def test_auto_batch_that_fails_here_fails_everywhere(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(processes, "gather_object", lambda items: told.extend(items) or items)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    with pytest.raises(TrainingError, match="out of memory with a single 32 x 32 image"):
+        train(folder, tmp_path, TRAINING__AUTO_BATCH="true")
+    assert str(told[-1][1]).startswith("out of memory with a single")  # the other processes do not wait

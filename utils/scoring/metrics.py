@@ -21,6 +21,7 @@ Protocol = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 _RADIUS = 5  # the 11 x 11 window
 _WINDOW = cv2.getGaussianKernel(2 * _RADIUS + 1, 1.5, cv2.CV_64F)
+SMALLEST_SIDE = len(_WINDOW)  # pixels of an image that SSIM can be taken of
 
 
 def rgb_to_y(image: np.ndarray) -> np.ndarray:
@@ -52,7 +53,7 @@ def ssim(restored: np.ndarray, target: np.ndarray) -> float:
     Raises:
         ValueError: the sizes differ, are below 11 x 11, or the images are not uint8.
     """
-    _check(restored, target, smallest=len(_WINDOW))
+    _check(restored, target, smallest=SMALLEST_SIDE)
     return float(_inside(_ssim_map(_local_moments(restored, target), peak=255)).mean())
 
 
@@ -83,7 +84,7 @@ def score_y(restored: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 def score_rgb(restored: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """Protocol `rgb`: {"psnr", "ssim", "ssim_2d"}, where "ssim" is `ssim_3d` and "ssim_2d" is `ssim`."""
-    _check(restored, target, smallest=len(_WINDOW))
+    _check(restored, target, smallest=SMALLEST_SIDE)
     moments = _local_moments(restored, target)  # the costly part, which both indices share
     return {
         "psnr": psnr(restored, target),
@@ -98,7 +99,7 @@ def score_aligned(restored: np.ndarray, target: np.ndarray) -> dict[str, float]:
     RealBlur's input and target come from two cameras. "aligned" is 1, or 0 where no alignment could be found (the
     images have nothing in common, or one is flat): such a pair is scored as it lies.
     """
-    _check(restored, target, smallest=len(_WINDOW))
+    _check(restored, target, smallest=SMALLEST_SIDE)
     x = target.astype(np.float32) / 255
     z = restored.astype(np.float32) / 255
     if energy := np.sum(z * z, dtype=np.float64):

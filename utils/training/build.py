@@ -1,68 +1,54 @@
-"""What a configuration asks for, built: processes and precision, data, network, optimizer."""
+"""What a configuration asks for, built: data, network, optimizer."""
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from ...models import M3SNet, create_model, load_model, widen
 from ..cli import UserError
+from ..data.patches import CentrePatches, Order, Patch, PatchBatches
+from ..data.train_sets import TrainSet
+from ..scoring.metrics import SMALLEST_SIDE
+from ..tasks import Task
+from .processes import in_all_processes, this_process
+from .signals import leave_to_trainer
+from .state import TrainState
+from .step import TrainStep
+
+Log = Callable[[str], Any]
 
 
 class TrainingError(UserError):
     """A training that cannot start or go on; the message says why and what to do."""
 
 
-def start_accelerator(config: CfgNode) -> Accelerator:
-    """Choose device, processes and precision; must run before anything touches CUDA."""
-    if config.GPU:
-        # An outer restriction (a cluster's) is narrowed, not overridden.
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(number) for number in config.GPU)
-    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}.get(config.TRAINING.PRECISION)
-    if precision is None:
-        raise TrainingError(f"TRAINING.PRECISION {config.TRAINING.PRECISION}: expected fp32, bf16 or fp16")
-    if precision == "fp16" and cpu:
-        raise TrainingError("TRAINING.PRECISION fp16 needs a GPU; on a CPU use fp32 or bf16")
-    workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if torch.cuda.is_available() and workers > torch.cuda.device_count():
-        raise TrainingError(
-            f"torchrun started {workers} processes on this host, but only {torch.cuda.device_count()} CUDA devices are "
-            f"visible (GPU {config.GPU}); name one for each, or all that are there: --opts GPU '[]'"
-        )
-    join_restarted(cpu)
-    # Without cpu=True, torchrun on a machine without an accelerator starts independent runs, not one run of many.
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
-    if accelerator.device.type == "cuda" and accelerator.num_processes == 1 and torch.cuda.device_count() > 1:
-        count = torch.cuda.device_count()
-        accelerator.print(
-            f"GPU names {count} devices, but one process uses one. To use them all:\n"
-            f"    torchrun --nproc_per_node {count} {' '.join(sys.argv)}"
-        )
-    return accelerator
+def build_batches(
+    config: CfgNode, data: TrainSet, state: TrainState, accelerator: Accelerator
+) -> PatchBatches:
+    """Which patches make which batch, from where `state` stands to the last epoch."""
+    epochs = range(state.epoch + 1, config.OPTIM.NUM_EPOCHS + 1)
+    return PatchBatches(order_of(config, data), epochs, this_process(accelerator), skip=state.epoch_step)
 
 
-def join_restarted(cpu: bool) -> None:
-    """Let the workers that torchrun has restarted (--max-restarts) find each other.
-
-    They meet in the store of the agent, where the addresses of the killed workers still are: whoever comes first
-    would wait for those. Hence a corner of the store for each restart.
-    """
-    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if restart == "0" or dist.is_initialized():
-        return
-    store, rank, world = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"restart {restart}", store)
-    dist.init_process_group("gloo" if cpu else None, store=store, rank=rank, world_size=world)
+def load_batches(
+    config: CfgNode, data: TrainSet, batches: PatchBatches, accelerator: Accelerator
+) -> Generator[Patch, None, None]:
+    """The batches, collated; closed, it ends the worker processes at once, whoever may still hold this frame."""
+    yield from DataLoader(
+        data.patches,
+        batch_sampler=batches,
+        num_workers=config.TRAINING.NUM_WORKERS,
+        worker_init_fn=leave_to_trainer,
+        pin_memory=accelerator.device.type == "cuda",
+    )
 
 
 def build_model(config: CfgNode) -> M3SNet:
@@ -96,27 +82,86 @@ def build_optimizer(model: nn.Module, config: CfgNode) -> torch.optim.Optimizer:
     )
 
 
-def compile_model(model: nn.Module, shape: tuple[int, ...], say: Callable[[str], Any]) -> nn.Module:
+def build_state(
+    config: CfgNode, task: Task, model: M3SNet, data: TrainSet, accelerator: Accelerator
+) -> TrainState:
+    """The state of a training that has not begun.
+
+    Raises:
+        TrainingError: the validation images are too small to be scored.
+    """
+    if data.validation.pairs and data.validation.size < SMALLEST_SIDE:
+        raise TrainingError(f"TRAINING.VAL_PS {data.validation.size}: images are scored from {SMALLEST_SIDE} pixels on")
+    average = config.TRAINING.EMA_DECAY
+    return TrainState(
+        model,
+        build_optimizer(model, config),
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None,
+        accelerator.scaler,
+        order_of(config, data).facts,
+        fingerprint(data.validation, task.protocol),
+    )
+
+
+def build_step(state: TrainState, config: CfgNode, accelerator: Accelerator, log: Log) -> TrainStep:
+    """What takes the steps: the network compiled if asked for, the batch in as many parts as needed."""
+    accumulation_steps = find_accumulation_steps(state.model, config, accelerator, log)
+    network: nn.Module = state.model
+    if config.TRAINING.COMPILE:
+        local_batch, side = config.OPTIM.BATCH_SIZE // accelerator.num_processes, config.TRAINING.TRAIN_PS
+        shape = (local_batch // accumulation_steps, 3, side, side)
+        network = compile_model(state.model, shape, accelerator, log)
+    return TrainStep(network, state, accelerator, config, accumulation_steps)
+
+
+def compile_model(model: nn.Module, shape: tuple[int, ...], accelerator: Accelerator, log: Log) -> nn.Module:
     """`model` through torch.compile, tried on one batch of `shape`; as it is, with a message, where that fails."""
     device = next(model.parameters()).device
     try:
         fast: nn.Module = torch.compile(model)  # type: ignore[assignment]
-        fast(torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)).sum().backward()
+        with accelerator.autocast():  # as in training: in another precision it would be compiled again
+            restored = fast(torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last))
+        restored.sum().backward()
     except Exception as error:  # a missing compiler, an unsupported device, a bug: none is a reason not to train
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        say(f"TRAINING.COMPILE: torch.compile does not work here, training goes on without it ({reason})")
+        log(f"TRAINING.COMPILE: torch.compile does not work here, training goes on without it ({reason})")
         fast = model
     model.zero_grad()
     return fast
 
 
-def fitting_parts(
-    model: nn.Module, share: int, parts: int, patch_size: int, run: Callable[[torch.Tensor], torch.Tensor]
+def find_accumulation_steps(model: M3SNet, config: CfgNode, accelerator: Accelerator, log: Log) -> int:
+    """OPTIM.ACCUMULATE, or with TRAINING.AUTO_BATCH as many parts as it takes in the process with the least memory."""
+    local_batch, accumulation_steps = config.OPTIM.BATCH_SIZE // accelerator.num_processes, config.OPTIM.ACCUMULATE
+    if local_batch % accumulation_steps:
+        raise TrainingError(
+            f"OPTIM.ACCUMULATE {accumulation_steps} must divide the {local_batch} images of each process"
+        )
+    if not config.TRAINING.AUTO_BATCH:
+        return accumulation_steps
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with accelerator.autocast():
+            return model(images).float().mean()
+
+    size = config.TRAINING.TRAIN_PS
+    needed = max(in_all_processes(lambda: fitting_steps(model, local_batch, accumulation_steps, size, run)))
+    if needed > accumulation_steps:
+        log(f"TRAINING.AUTO_BATCH: {local_batch} images do not fit; taken {local_batch // needed} at a time")
+    return needed
+
+
+def fitting_steps(
+    model: nn.Module,
+    local_batch: int,
+    accumulation_steps: int,
+    patch_size: int,
+    run: Callable[[torch.Tensor], torch.Tensor],
 ) -> int:
-    """Into how many parts a process must cut its `share` of the batch so that a step fits into memory.
+    """Into how many parts a process must cut its `local_batch` images so that a step fits into memory.
 
     Tries forward and backward passes with `run` (images -> scalar), beside as much memory as the optimizer will take,
-    and doubles `parts` while there is too little.
+    and doubles `accumulation_steps` while there is too little.
 
     Raises:
         TrainingError: not even a single image fits.
@@ -127,7 +172,8 @@ def fitting_parts(
         ballast: list[torch.Tensor] = []
         try:
             ballast += (torch.empty_like(weight) for weight in weights for _ in range(3))  # two moments, one exchange
-            run(torch.zeros(share // parts, 3, patch_size, patch_size, device=weights[0].device)).backward()
+            size = local_batch // accumulation_steps
+            run(torch.zeros(size, 3, patch_size, patch_size, device=weights[0].device)).backward()
         except torch.OutOfMemoryError:
             return False
         finally:
@@ -138,10 +184,26 @@ def fitting_parts(
     while not fits():
         if weights[0].is_cuda:
             torch.cuda.empty_cache()
-        if parts >= share:
+        if accumulation_steps >= local_batch:
             raise TrainingError(
                 f"out of memory with a single {patch_size} x {patch_size} image; lower TRAINING.TRAIN_PS, set "
                 "TRAINING.GRAD_CHECKPOINTING true or TRAINING.PRECISION bf16, or take a smaller MODEL.NAME"
             )
-        parts = next(count for count in range(2 * parts, share + 1) if share % count == 0)
-    return parts
+        more = range(2 * accumulation_steps, local_batch + 1)
+        accumulation_steps = next(count for count in more if local_batch % count == 0)
+    return accumulation_steps
+
+
+def order_of(config: CfgNode, data: TrainSet) -> Order:
+    """The order in which the training looks at the patches."""
+    return data.order(config.OPTIM.BATCH_SIZE, config.TRAINING.EPOCH_STEPS, config.TRAINING.OVERFIT)
+
+
+def fingerprint(images: CentrePatches, protocol: str) -> str:
+    """What a validation score depends on beside the weights, as one word: another one, and scores do not compare.
+
+    The images count by name and length of their files, so that a data set may be moved.
+    """
+    files = [[path.stat().st_size for path in (pair.input, pair.target) if path is not None] for pair in images.pairs]
+    names = [pair.name for pair in images.pairs]
+    return hashlib.sha256(repr((names, files, images.size, images.seed, protocol)).encode()).hexdigest()

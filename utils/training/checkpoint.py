@@ -1,4 +1,4 @@
-"""Checkpoints: a file holds the whole training state, a hash in it says whether it is whole, and no crash tears one.
+"""Checkpoints: a file holds the whole training state, checksums in it say whether it is whole, no crash tears one.
 
 A run's folder has `model_latest.pth`, the one before it (`model_previous.pth`), the best and some numbered ones. A
 state is written once, as the latest; its other names are hard links to it.
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from natsort import natsorted
 
 from ..cli import UserError
+from ..files import TEMPORARY, temporary_name, write_atomically
 
 LATEST, PREVIOUS, BEST = "model_latest.pth", "model_previous.pth", "model_best.pth"
 _NUMBERED = "model_epoch_*.pth"
@@ -31,30 +32,20 @@ class CheckpointError(UserError):
 def save_checkpoint(state: dict[str, Any], folder: Path, names: Sequence[str] = ()) -> Path:
     """Write `state` as the latest checkpoint of a run's `folder`, whole or not at all, and also under `names`.
 
-    The bytes go to a temporary file beside it, are flushed to disk, and renamed. The names are kept inside, so that
-    `newest_checkpoint` can give those that a crash right after the renaming left out.
+    The names are kept inside, so that `tidy` can give those that a crash right after the writing left out.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written to; the checkpoints that are there stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {**state, "names": list(names)}
-    state["sha256"] = digest(state)
     latest = folder / LATEST
-    temporary = folder / f".{LATEST}.{os.getpid()}.tmp"  # tempfile's own would be unreadable to colleagues
     try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if latest.is_file():
-            _link(latest, folder / PREVIOUS)
-        temporary.replace(latest)
+        with write_atomically(latest) as file:
+            torch.save({**state, "names": list(names)}, file)
+            if latest.is_file():
+                _link(latest, folder / PREVIOUS)
         _give_names(latest, names)
     except (OSError, RuntimeError) as error:  # torch wraps what the file raised
         raise CheckpointError(_why_unwritten(error, state, folder)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return latest
 
 
@@ -68,36 +59,48 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; TRAINING.RESUME takes auto, a checkpoint's path or false")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch's own reader leaves the checksums alone
+            if torn := archive.testzip():
+                raise CheckpointError(f"{torn} does not have the checksum that was written with it")
+            # Not covered by it, and torch's reader gives whatever was in memory for a "folder".
+            if any(part.external_attr for part in archive.infolist()):
+                raise CheckpointError("its table of contents is not as it was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever damaged bytes make the reader do
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of this program ({reason})") from error
-    missing = {"epoch", "state_dict", "optimizer", "best", "sha256"} - set(state if isinstance(state, dict) else ())
+    missing = {"epoch", "state_dict", "optimizer", "best", "names"} - set(state if isinstance(state, dict) else ())
     if missing:
         raise CheckpointError(
             f"{path}: no training state (without {', '.join(sorted(missing))}); "
             "to start from its weights alone set TRAINING.WEIGHTS instead of RESUME"
         )
-    if state.pop("sha256") != digest(state):
-        raise CheckpointError(f"{path}: damaged: its content does not have the hash that was written with it")
+    weights = [weight for weight in state["state_dict"].values() if isinstance(weight, torch.Tensor)]
+    if not all(weight.isfinite().all() for weight in weights):
+        raise CheckpointError(f"{path}: its weights are not finite (NaN or infinite): no training goes on from them")
     return state
 
 
-def newest_checkpoint(folder: Path, say: Callable[[str], Any] = print) -> tuple[Path, dict[str, Any]] | None:
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a run's folder, whole or not: the newest first, unless somebody changed their names."""
+    numbered = natsorted(folder.glob(_NUMBERED), key=lambda path: path.name, reverse=True)
+    return [path for path in (folder / LATEST, folder / PREVIOUS, *numbered, folder / BEST) if path.is_file()]
+
+
+def newest_checkpoint(folder: Path, log: Callable[[str], Any] = print) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint of a run's folder and what is in it; None when there is none at all.
 
-    Damaged ones are named through `say` and passed over.
+    Damaged ones are named through `log` and passed over.
 
     Raises:
         CheckpointError: there are checkpoints, and every one is damaged.
     """
-    numbered = natsorted(folder.glob(_NUMBERED), key=lambda path: path.name, reverse=True)
-    candidates = [path for path in (folder / LATEST, folder / PREVIOUS, *numbered, folder / BEST) if path.is_file()]
+    candidates = checkpoints(folder)
     for path in candidates:
         try:
             state = load_checkpoint(path)
         except CheckpointError as error:
-            say(f"skipped: {error}")
+            log(f"skipped: {error}")
             continue
         return path, state
     if candidates:
@@ -108,45 +111,45 @@ def newest_checkpoint(folder: Path, say: Callable[[str], Any] = print) -> tuple[
     return None
 
 
+def newer_checkpoints(folder: Path, state: Mapping[str, Any]) -> list[Path]:
+    """The checkpoints of a run's folder that are further than `state`; damaged ones are passed over."""
+    return [path for path in checkpoints(folder) if (_progress(path) or (0, 0)) > (state["epoch"], state["epoch_step"])]
+
+
 def tidy(path: Path, state: Mapping[str, Any]) -> None:
     """Put in order what a killed run left: `path` is its newest whole checkpoint, which holds `state`.
 
     It becomes the latest where that was damaged, gets the names it was written for, and temporary files go.
     """
     _give_names(path, [LATEST, *state["names"]])
-    for temporary in path.parent.glob(".*.pth.*.tmp"):
+    for temporary in path.parent.glob(TEMPORARY):
         temporary.unlink(missing_ok=True)
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` of the numbered checkpoints (model_epoch_N.pth)."""
+def prune_checkpoints(folder: Path, keep: int, epoch: int) -> None:
+    """Delete all but the newest `keep` of the numbered checkpoints (model_epoch_N.pth) up to `epoch`, the last done.
+
+    Those of later epochs are of a training that went on from here before; they are no reason to delete this one's.
+    """
     numbered = natsorted(folder.glob(_NUMBERED), key=lambda path: path.name)
-    for path in numbered[: max(0, len(numbered) - keep)]:
+    past = [path for path in numbered if (number := _number(path)) is not None and number <= epoch]
+    for path in past[: max(0, len(past) - keep)]:
         path.unlink()
 
 
-def digest(state: Any) -> str:
-    """SHA-256 of nested dictionaries and lists of tensors and plain values: of what is in them, in their order."""
-    content = hashlib.sha256()
+def _number(path: Path) -> int | None:
+    """N of model_epoch_N.pth; None: somebody's own name."""
+    text = path.stem.rpartition("_")[2]
+    return int(text) if text.isdecimal() else None
 
-    def add(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            content.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        elif isinstance(value, Mapping):
-            content.update(f"{{{len(value)}".encode())
-            for key, item in value.items():
-                add(key)
-                add(item)
-        elif isinstance(value, list | tuple):
-            content.update(f"[{len(value)}".encode())
-            for item in value:
-                add(item)
-        else:
-            content.update(f"{type(value).__name__} {value!r}".encode())
 
-    add(state)
-    return content.hexdigest()
+def _progress(path: Path) -> tuple[int, int] | None:
+    """How far a checkpoint is, without reading its tensors: epochs, and steps in the next; None if it is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return state["epoch"], state["epoch_step"]
+    except Exception:  # whatever damaged bytes make the reader do
+        return None
 
 
 def _give_names(path: Path, names: Sequence[str]) -> None:
@@ -156,8 +159,7 @@ def _give_names(path: Path, names: Sequence[str]) -> None:
 
 def _link(source: Path, path: Path) -> None:
     """Make `path` another name of `source`, replacing what was there in one step."""
-    temporary = path.with_name(f".{source.name}.{os.getpid()}.link.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(path.parent)
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links

@@ -3,65 +3,53 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import psutil
 import torch
-from accelerate import Accelerator
 from torch import nn
 from yacs.config import CfgNode
 
 from ..data.patches import Patch
-from .curves import draw_rates
 from .schedule import warmup_cosine
+from .step import TrainStep
 
 _STEPS = 4  # the first one, which also warms up, is not timed
 
 
-def rehearse(
-    config: CfgNode,
-    run: Path,
-    model: nn.Module,
-    step: Callable[[Patch], None],
-    patches: Iterator[Patch],
-    steps: int,
-    validation_images: int,
-    accelerator: Accelerator,
+def print_estimates(
+    config: CfgNode, train_step: TrainStep, patches: Iterator[Patch], steps: int, validation_images: int
 ) -> None:
     """Print the configuration, the learning rate at its milestones, and estimates of time and memory.
 
-    `step` takes one training step; `steps` and `validation_images` are what the run would take. The picture of the
-    learning rate is written to `run`/learning_rate.png; no checkpoint is.
+    `steps` and `validation_images` are what the run would take. A few steps are taken, and nothing is kept.
     """
-    say, device = accelerator.print, accelerator.device
-    say(f"\n{config.dump().strip()}\n")
+    log, device = train_step.accelerator.print, train_step.accelerator.device
+    log(f"\n{config.dump().strip()}\n")
 
     rates = learning_rates(config)
     last = len(rates)
     warm = max(1, config.OPTIM.WARMUP_EPOCHS)
     milestones = sorted({1, warm, *(max(1, round(last * share)) for share in (0.25, 0.5, 0.75, 1))})
-    say("epoch    learning rate")
+    log("epoch    learning rate")
     for epoch in milestones:
-        say(f"{epoch:5}    {rates[epoch - 1]:.3e}")
-    if accelerator.is_main_process:
-        say(f"drawn:   {draw_rates(rates, run / 'learning_rate.png')}")
+        log(f"{epoch:5}    {rates[epoch - 1]:.3e}")
 
     times = []
     for _ in range(min(_STEPS, steps)):
         begun = time.perf_counter()
-        step(next(patches))
+        train_step(next(patches))
         _wait(device)
         times.append(time.perf_counter() - begun)
     second = sum(times[1:] or times) / len(times[1:] or times)
     looks = len(range(0, last, config.TRAINING.VAL_AFTER_EVERY)) if validation_images else 0
-    images = -(-validation_images // accelerator.num_processes)
-    validation = _validation_time(model, config.TRAINING.VAL_PS, device) * images * looks
-    say(f"\n{steps:,} steps of {config.OPTIM.BATCH_SIZE} images, {second:.3g} s each (the mean of {len(times[1:])})")
-    say(f"{looks:,} validations of {validation_images:,} images, {_duration(validation)} in all")
-    say(f"about {_duration(second * steps + validation)} (hours:minutes:seconds), {_memory(device)}")
-    say("a dry run: no checkpoint was written")
+    images = -(-validation_images // train_step.accelerator.num_processes)
+    validation = _validation_time(train_step.state.model, config.TRAINING.VAL_PS, device) * images * looks
+    log(f"\n{steps:,} steps of {config.OPTIM.BATCH_SIZE} images, {second:.3g} s each (the mean of {len(times[1:])})")
+    log(f"{looks:,} validations of {validation_images:,} images, {_duration(validation)} in all")
+    log(f"about {_duration(second * steps + validation)} (hours:minutes:seconds), {_memory(device)}")
+    log("a dry run: no checkpoint was written")
 
 
 def learning_rates(config: CfgNode) -> list[float]:

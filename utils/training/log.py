@@ -1,8 +1,7 @@
-"""What a training tells while it runs: a progress bar or lines, a log file, tables, curves, TensorBoard, W&B."""
+"""What a training tells while it runs: a progress bar or lines, a log file, tables, TensorBoard, Weights & Biases."""
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import secrets
@@ -11,65 +10,74 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
-from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid
+from accelerate.tracking import TensorBoardTracker, WandBTracker
 from tqdm import tqdm
 from yacs.config import CfgNode
 
 from ..config import ConfigError, to_dict
-from ..images import to_tensor
+from ..files import write_atomically
 from ..provenance import provenance
-from .curves import draw_curves
+from .session import ENVIRONMENT, whose
 
 METRICS = ("step", "epoch", "psnr", "learning_rate", "gradient_norm", "images_per_s", "data_wait", "memory_gib")
 VALIDATION = ("step", "epoch", "psnr")
 
 
 class TrainingLog:
-    """Averages what happens between two reports; silent in all processes but the first.
+    """Prints lines and, after `start`, averages what happens between two reports; silent but in the first process.
 
     On a terminal one bar shows step, epoch, loss (as PSNR in dB: the loss is negative PSNR), learning rate, images per
     second, the share of time spent waiting for data, memory, and the time left; elsewhere there is one line every
-    TRAINING.LOG_EVERY steps. `metrics.csv` and `validation.csv` keep the same numbers with every digit, `curves.png`
-    and `tensorboard/` draw them, `environment.json` says what the run was started on.
+    TRAINING.LOG_EVERY steps. `metrics.csv` and `validation.csv` keep the same numbers with every digit, `tensorboard/`
+    draws them, `environment.json` says what the run was started on.
     """
 
-    def __init__(self, folder: Path, config: CfgNode, first_step: int, steps: int, accelerator: Accelerator) -> None:
-        """`first_step` steps of the training are done already, `steps` are to come.
-
-        Raises:
-            ConfigError: TRAINING.WANDB is set and wandb is not installed.
-        """
-        self.active, self.folder, self.done = accelerator.is_main_process, folder, first_step
+    def __init__(self, folder: Path | None, config: CfgNode, accelerator: Accelerator) -> None:
+        """Without a `folder`, lines are printed and nothing is written."""
+        self.active, self.folder, self.config = accelerator.is_main_process, folder, config
         self.every, self.batch_size = config.TRAINING.LOG_EVERY, config.OPTIM.BATCH_SIZE
+        self.done = 0  # steps
         self._device = accelerator.device
         self._losses: list[float] = []
         self._norms: list[float] = []
         self._since, self._waited = time.perf_counter(), 0.0
-        self._wandb: Any = None
-        if not self.active:
+        self._file: TextIO | None = None
+        if not self.active or folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        if config.TRAINING.WANDB:
-            self._wandb = _start_wandb(folder, config)
         environment = {
             "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            **whose(),
             "command": shlex.join(sys.argv),
             "processes": accelerator.num_processes,
             **provenance(accelerator.device),
         }
-        (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+        with write_atomically(folder / ENVIRONMENT) as file:
+            file.write((json.dumps(environment, indent=2) + "\n").encode())
         self._file = (folder / "train.log").open("a", encoding="utf-8")
-        self._metrics = _reopen(folder / "metrics.csv", METRICS, first_step)
-        self._validation = _reopen(folder / "validation.csv", VALIDATION, first_step)
+
+    def start(self, first_step: int, steps: int) -> None:
+        """Open tables, trackers and bar: `first_step` steps of the training are done already, `steps` are to come.
+
+        Raises:
+            ConfigError: TRAINING.WANDB is set and wandb is not installed.
+        """
+        self.done, self._since = first_step, time.perf_counter()
+        if not self.active:
+            return
+        assert self.folder is not None  # a training has one
         # Steps after the checkpoint were lost with the interrupted run: their points go too.
-        self._board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1 if first_step else None)
+        self._board = TensorBoardTracker("tensorboard", self.folder, purge_step=first_step + 1 if first_step else None)
+        self._trackers = [self._board, *_wandb(self.folder, self.config)]
+        for tracker in self._trackers:
+            tracker.start()
+        self._metrics = open_table(self.folder / "metrics.csv", METRICS, first_step)
+        self._validation = open_table(self.folder / "validation.csv", VALIDATION, first_step)
         self._bar = tqdm(
             total=first_step + steps,
             initial=first_step,
@@ -78,11 +86,13 @@ class TrainingLog:
             bar_format="{desc}|{bar}| {remaining} left",  # tqdm's own is cut off at 80 columns
         )
 
-    def say(self, line: str) -> None:
+    def info(self, line: str) -> None:
         """Print one line above the bar and keep it in train.log."""
-        if self.active:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+        if not self.active:
+            return
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+        if self._file is not None:
             self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
             self._file.flush()
 
@@ -95,7 +105,7 @@ class TrainingLog:
 
     @contextlib.contextmanager
     def pausing(self) -> Iterator[None]:
-        """What is done inside, validating say, does not count as the training's time."""
+        """What is done inside, a validation for one, does not count as the training's time."""
         begun = time.perf_counter()
         yield
         self._since += time.perf_counter() - begun
@@ -115,11 +125,10 @@ class TrainingLog:
         psnr, norm = -sum(self._losses) / len(self._losses), sum(self._norms) / len(self._norms)
         numbers = (self.done, epoch, psnr, lr, norm, round(speed, 2), round(wait, 4), round(memory, 3))
         self._metrics.write(",".join(map(str, numbers)) + "\n")
-        for name, value in zip(METRICS[2:], numbers[2:], strict=True):
-            self._board.add_scalar(f"train/{name}", value, self.done)
+        self._track({f"train/{name}": value for name, value in zip(METRICS[2:], numbers[2:], strict=True)})
         if self._bar.disable:
             left = tqdm.format_interval((self._bar.total - self.done) * self.batch_size / speed)
-            self.say(
+            self.info(
                 f"step {self.done}  epoch {epoch}  PSNR {psnr:.2f} dB  lr {lr:.2e}  |grad| {norm:.3g}  "
                 f"{speed:.1f} images/s  data wait {wait:.0%}  {memory:.1f} GiB  left {left}"
             )
@@ -135,26 +144,27 @@ class TrainingLog:
         """Report a validation and show `samples`: (degraded, restored, target) images of equal size each."""
         if not self.active:
             return
-        self.say(f"epoch {epoch}: validation PSNR {psnr:.3f} dB")
+        self.info(f"epoch {epoch}: validation PSNR {psnr:.3f} dB")
         self._validation.write(f"{self.done},{epoch},{psnr}\n")
-        self._board.add_scalar("validation/psnr", psnr, self.done)
-        for number, images in enumerate(samples):
-            grid = make_grid(torch.cat([to_tensor(image) for image in images]), nrow=3)
-            self._board.add_image(f"validation/{number}: degraded, restored, target", grid, self.done)
-        self._board.flush()
-        draw_curves(self.folder)
+        self._track({"validation/psnr": psnr})
+        shown = {f"validation/{n}: degraded, restored, target": np.stack(images) for n, images in enumerate(samples)}
+        for tracker in self._trackers:
+            layout = {"dataformats": "NHWC"} if tracker is self._board else {}
+            tracker.log_images(shown, step=self.done, **layout)
 
     def close(self) -> None:
         """Flush and close the files."""
-        if self.active:
+        if self.active and self._file is not None:
             self._bar.close()
-            self._board.close()
+            for tracker in self._trackers:
+                tracker.finish()
             self._metrics.close()
             self._validation.close()
-            draw_curves(self.folder)
             self._file.close()
-            if self._wandb is not None:
-                self._wandb.finish()
+
+    def _track(self, values: dict[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.log(values, step=self.done)
 
     def _memory(self) -> float:
         """GiB: the peak on the GPU, or what this process holds on the CPU."""
@@ -163,21 +173,33 @@ class TrainingLog:
         return psutil.Process(os.getpid()).memory_info().rss / 2**30
 
 
-def _reopen(path: Path, columns: Sequence[str], first_step: int) -> Any:
-    """A table to append to, without the rows after `first_step`: those steps were lost with the interrupted run."""
-    rows = []
-    if first_step and path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(columns) and int(row[0]) <= first_step]
-    file = path.open("w", encoding="utf-8", buffering=1)
-    file.writelines(",".join(row) + "\n" for row in (columns, *rows))
-    return file
+def open_table(path: Path, columns: Sequence[str], first_step: int) -> TextIO:
+    """A table to append to, without the rows after `first_step`: those steps were lost with the interrupted run.
+
+    So is a last row that lacks its end. All else stays, whoever wrote it. The old table is there until the new one is
+    whole.
+    """
+    header, rows = ",".join(columns) + "\n", []
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            rows = [row for row in file if row.endswith("\n") and row != header and _step(row) <= first_step]
+    with write_atomically(path) as new:
+        new.write("".join([header, *rows]).encode("utf-8", "surrogateescape"))
+    return path.open("a", encoding="utf-8", buffering=1)
 
 
-def _start_wandb(folder: Path, config: CfgNode) -> Any:
-    """A Weights & Biases run that takes over what TensorBoard is given; a resumed training continues its run."""
+def _step(row: str) -> int:
+    """The step of a table's row; 0 for a line that is none."""
+    text = row.partition(",")[0]
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def _wandb(folder: Path, config: CfgNode) -> list[WandBTracker]:
+    """A tracker for the Weights & Biases project of TRAINING.WANDB, if any; a resumed training continues its run."""
+    if not config.TRAINING.WANDB:
+        return []
     try:
-        import wandb
+        import wandb  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             "TRAINING.WANDB needs the package wandb: pip install wandb, or set TRAINING.WANDB ''"
@@ -185,12 +207,13 @@ def _start_wandb(folder: Path, config: CfgNode) -> Any:
     run_id = folder / "wandb_id.txt"
     if not run_id.is_file():
         run_id.write_text(secrets.token_hex(4), encoding="utf-8")
-    return wandb.init(
-        project=config.TRAINING.WANDB,
-        name=config.MODEL.SESSION,
-        id=run_id.read_text(encoding="utf-8").strip(),
-        resume="allow",
-        dir=str(folder),
-        config=to_dict(config),
-        sync_tensorboard=True,
-    )
+    return [
+        WandBTracker(
+            config.TRAINING.WANDB,
+            name=config.MODEL.SESSION,
+            id=run_id.read_text(encoding="utf-8").strip(),
+            resume="allow",
+            dir=str(folder),
+            config=to_dict(config),
+        )
+    ]

@@ -1,60 +1,66 @@
-"""The training loop: data, model, optimizer, resume, loop."""
+"""One training: data, model, optimizer, resume, loop."""
 from __future__ import annotations
 
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, default_collate
+from accelerate.utils import set_seed
+from torch.utils.data import default_collate
 from yacs.config import CfgNode
 
-from ...models import M3SNet
-from ..config import differences, save_config, to_dict
-from ..data.pairs import Pair
-from ..data.patches import CentrePatches, Patch, PatchBatches, PatchDataset, Process
-from ..data.train_sets import Sources, make_train_set
+from ..config import argument_parser, differences, load_task_config, save_config, to_dict
+from ..data.train_sets import Sources, TrainSet, make_train_set
 from ..images import write_image
 from ..provenance import code_version
 from ..restoring.restorer import restore_image
-from ..scoring.metrics import psnr, rgb_to_y
+from ..scoring.metrics import PROTOCOLS
 from ..tasks import Task
-from .build import (
-    TrainingError,
-    build_model,
-    build_optimizer,
-    compile_model,
-    fitting_parts,
-    start_accelerator,
-)
+from .build import TrainingError, build_batches, build_model, build_state, build_step, load_batches
 from .checkpoint import (
     BEST,
     LATEST,
     CheckpointError,
+    checkpoints,
     load_checkpoint,
+    newer_checkpoints,
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
     tidy,
 )
-from .dry_run import rehearse
+from .dry_run import print_estimates
 from .log import TrainingLog
 from .loss import PSNRLoss
+from .processes import in_all_processes, start_accelerator, this_process
 from .schedule import warmup_cosine
-from .signals import Interruption, Stopped, ignore_ctrl_c
+from .session import hold
+from .signals import Interruption, Stopped
 from .state import TrainState
-from .step import Stepping, on_device
+from .step import TrainStep, on_device
 
 OVERFIT_PSNR = 40.0  # dB that a network must reach on a handful of patches it sees again and again
 _SHOWN_SAMPLES = 4  # restored validation images in TensorBoard
+_SET_AT_THE_START = ("TRAINING.WEIGHTS", "TRAINING.WIDEN")  # of a resumed run, the checkpoint's weights are taken
+
+Saved = tuple[Path, dict[str, Any]]  # a checkpoint, and what is in it
+
+
+def parse_arguments(
+    defaults: CfgNode, description: str | None, argv: Sequence[str] | None = None
+) -> tuple[CfgNode, bool]:
+    """What the command line of a train.py asks for: the configuration, and whether it is a dry run."""
+    parser = argument_parser(description)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes, and stop")
+    arguments = parser.parse_args(argv)
+    return load_task_config(defaults, arguments.config, arguments.opts), arguments.dry_run
 
 
 def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
@@ -63,286 +69,299 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
     With `dry_run` it only says what would be done and how long it would take, after a few steps that are not kept.
 
     Raises:
-        TrainingError, ConfigError, PairError: before the first step.
+        TrainingError, ConfigError, PairError, SessionError: before the first step.
         CheckpointError: what should be resumed cannot be, or a checkpoint cannot be written.
         TrainingError: the loss or the gradient broke, or memory ran out; the state before it is saved.
-        Stopped: SIGTERM or SIGINT came; the state is saved.
+        Stopped: SIGTERM, SIGINT or SIGHUP came; the state is saved.
     """
     accelerator = start_accelerator(config)
-    say = accelerator.print
     set_seed(config.TRAINING.SEED)
-    run = Path(config.TRAINING.SAVE_DIR) / task.name / config.MODEL.SESSION
-    resumed = None if dry_run else find_resume(config.TRAINING.RESUME, run, say)
+    folder = Path(config.TRAINING.SAVE_DIR) / task.name / config.MODEL.SESSION
+    with contextlib.nullcontext() if dry_run else hold(folder, accelerator):
+        log = TrainingLog(None if dry_run else folder, config, accelerator)
+        saved = None if dry_run else find_saved(config.TRAINING.RESUME, folder, log.info)
 
-    # Data
-    training, epochs = config.TRAINING, config.OPTIM.NUM_EPOCHS
-    process = Process(accelerator.process_index, accelerator.num_processes)
-    data = make_train_set(task, Sources.of(training), process, say)
-    dataset = data.patches
+        # Data
+        data = make_train_set(task, Sources.of(config.TRAINING), this_process(accelerator), log.info)
 
-    # Model and optimizer
-    model = build_model(config).to(accelerator.device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config)
-    average = training.EMA_DECAY
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
-    order = data.order(config.OPTIM.BATCH_SIZE, training.EPOCH_STEPS, training.OVERFIT)
-    state = TrainState(model, optimizer, ema, accelerator.scaler, order.facts)
-    parameters, processes = sum(p.numel() for p in model.parameters()), accelerator.num_processes
-    say(f"{parameters:,} parameters, {accelerator.device.type}, on {processes} process{'es' * (processes > 1)}")
+        # Model and optimizer
+        model = build_model(config).to(accelerator.device).to(memory_format=torch.channels_last)
+        state = build_state(config, task, model, data, accelerator)
+        train_step = build_step(state, config, accelerator, log.info)
+        parameters, processes = sum(p.numel() for p in model.parameters()), accelerator.num_processes
+        place = f"{accelerator.device.type}, on {processes} process{'es' * (processes > 1)}"
+        log.info(f"{parameters:,} parameters, {place}")
 
-    # Resume
-    if resumed is not None:
-        resume(state, *resumed, config, say)
-        if accelerator.is_main_process and resumed[0].parent == run:
-            tidy(*resumed)
-    scheduler = warmup_cosine(optimizer, epochs, config.OPTIM.LR_MIN, config.OPTIM.WARMUP_EPOCHS, state.epoch + 1)
-    parts = parts_of_a_batch(model, config, accelerator)
-    share = config.OPTIM.BATCH_SIZE // processes // parts
-    network = compile_model(model, (share, 3, *2 * [training.TRAIN_PS]), say) if training.COMPILE else model
-    wrapped, stepper = accelerator.prepare(network, optimizer)
-    optim = config.OPTIM
-    stepping = Stepping(wrapped, stepper, state, accelerator, parts, optim.CLIP_NORM, training.SEED, optim.LOSS_EPS)
-    batches = PatchBatches(order, range(state.epoch + 1, epochs + 1), process, skip=state.epoch_step)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=training.NUM_WORKERS,
-        worker_init_fn=ignore_ctrl_c,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    if dry_run:
-        with contextlib.closing(in_turn(loader)) as steps:
-            rehearse(config, run, model, stepping.step, steps, len(batches), len(data.validation), accelerator)
-        return run
-    if accelerator.is_main_process:
-        save_config(config, run / "config.yml")
-    log = TrainingLog(run, config, state.step, len(batches), accelerator)
+        # Resume
+        run = Run(config, task, folder, accelerator, data, state, train_step, log)
+        if saved is not None:
+            run.resume(*saved)
 
-    # Loop
-    every = 1 if accelerator.device.type == "cpu" else training.LOG_EVERY  # elsewhere, reading a loss makes it wait
-    with (
-        contextlib.closing(in_turn(loader)) as steps,
-        Interruption() as interruption,
-        rescue(interruption, state, run, config, accelerator, parts),
-    ):
-        for epoch in range(state.epoch + 1, epochs + 1):
-            while state.epoch_step < order.steps_per_epoch:
-                with log.waiting():
-                    patch = next(steps)
-                stepping.step(patch)
-                saving = training.SAVE_STEPS and state.step % training.SAVE_STEPS == 0
-                if state.step % every == 0 or saving or state.epoch_step == order.steps_per_epoch:
-                    settle(stepping, interruption, state, log, epoch, dataset.pairs, run, config, accelerator)
-                if saving:
-                    save(state, run, config, accelerator)
-            scheduler.step()
-            names = []
-            if epoch % training.VAL_AFTER_EVERY == 0 or epoch == epochs:
-                with log.pausing():
-                    score = validate(state.restorer, data.validation, config, task, accelerator, log, epoch)
-                if score > state.best:
-                    state.best = score
-                    names.append(BEST)
-            if epoch % training.CHECKPOINT_EVERY == 0:
-                names.append(f"model_epoch_{epoch}.pth")
-            state.epoch, state.epoch_step = epoch, 0  # not earlier: a run that stops in a validation repeats it
-            save(state, run, config, accelerator, names)
-    if training.OVERFIT:
-        check_overfit(state.model, dataset, training.OVERFIT, accelerator, log)
-    log.say(f"{epochs} epochs done, best {state.best:.3f} dB on the validation images: {run / BEST}")
-    log.close()
-    accelerator.end_training()
-    return run
+        # Loop
+        if dry_run:
+            run.dry_run()
+        else:
+            run.fit()
+    return folder
 
 
-def find_resume(resume: str | bool, run: Path, say: Callable[[str], Any]) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that TRAINING.RESUME means, and what is in it: the run's newest whole one, a named one, or none.
+def find_saved(resume: str | bool, folder: Path, log: Callable[[str], Any]) -> Saved | None:
+    """What TRAINING.RESUME means: the newest whole checkpoint of a run's folder, a named one, or none.
 
     Raises:
-        CheckpointError: there is none to use, or a new run would overwrite an old one.
+        CheckpointError: there is none to use, or a run would overwrite what another one, or itself, has done since.
     """
     if resume is True or str(resume).lower() == "auto":
-        return newest_checkpoint(run, say)
+        return newest_checkpoint(folder, log)
     if resume is False or str(resume).lower() in ("", "false", "none"):
-        if (run / LATEST).is_file():
+        if earlier := checkpoints(folder):
             raise CheckpointError(
-                f"{run / LATEST} belongs to an earlier run, which RESUME false would overwrite: set TRAINING.RESUME "
+                f"{earlier[0]} belongs to an earlier run, which RESUME false would overwrite: set TRAINING.RESUME "
                 "auto to continue it, another MODEL.SESSION, or delete the folder"
             )
         return None
-    return Path(resume), load_checkpoint(resume)
-
-
-def resume(state: TrainState, path: Path, saved: dict[str, Any], config: CfgNode, say: Callable[[str], Any]) -> None:
-    """Go on from what was saved, and say where that is and which settings are others now."""
-    try:
-        state.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError) as error:
+    saved = load_checkpoint(resume)
+    if newer := newer_checkpoints(folder, saved):
+        names = ", ".join(path.name for path in newer)
         raise CheckpointError(
-            f"{path}: does not fit the network or the optimizer of this configuration (MODEL.NAME {config.MODEL.NAME}, "
-            f"OPTIM.NAME {config.OPTIM.NAME}): {str(error).splitlines()[0]}"
-        ) from error
-    within = f" and {state.epoch_step} steps" if state.epoch_step else ""
-    say(
-        f"resumed from {path}: {state.epoch} of {config.OPTIM.NUM_EPOCHS} epochs{within} done, "
-        f"best {state.best:.3f} dB"
-    )
-    changed = differences(saved.get("config", {}), to_dict(config))
-    for line in changed:
-        say(f"  changed since: {line}")
-    if saved["order"] != state.order:
-        say(f"  the order of the samples is another one: epoch {state.epoch + 1} starts from its beginning")
+            f"{resume}: {folder} holds checkpoints that are further ({names}), which going on from it would overwrite: "
+            "set TRAINING.RESUME auto to continue from them, another MODEL.SESSION, or delete them"
+        )
+    return Path(resume), saved
 
 
-def parts_of_a_batch(model: M3SNet, config: CfgNode, accelerator: Accelerator) -> int:
-    """OPTIM.ACCUMULATE, or with TRAINING.AUTO_BATCH as many parts as it takes in the process with the least memory."""
-    share, parts = config.OPTIM.BATCH_SIZE // accelerator.num_processes, config.OPTIM.ACCUMULATE
-    if share % parts:
-        raise TrainingError(f"OPTIM.ACCUMULATE {parts} must divide the {share} images of each process")
-    if not config.TRAINING.AUTO_BATCH:
-        return parts
+@dataclass
+class Run:
+    """A training: its parts, and the loop that puts them to work."""
 
-    def run(images: torch.Tensor) -> torch.Tensor:
-        with accelerator.autocast():
-            return model(images).float().mean()
+    config: CfgNode
+    task: Task
+    folder: Path  # of checkpoints, logs and the resolved configuration
+    accelerator: Accelerator
+    data: TrainSet
+    state: TrainState
+    train_step: TrainStep
+    log: TrainingLog
+    interruption: Interruption = field(default_factory=Interruption, init=False)
 
-    needed = max(gather_object([fitting_parts(model, share, parts, config.TRAINING.TRAIN_PS, run)]))
-    if needed > parts:
-        accelerator.print(f"TRAINING.AUTO_BATCH: {share} images do not fit; taken {share // needed} at a time")
-    return needed
+    def resume(self, path: Path, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint, and say where that is and which settings are others now.
 
-
-def in_turn(loader: DataLoader[Patch]) -> Generator[Patch, None, None]:
-    """The batches; closed, it ends the worker processes at once, whoever may still hold this frame."""
-    yield from loader
-
-
-def settle(
-    stepping: Stepping,
-    interruption: Interruption,
-    state: TrainState,
-    log: TrainingLog,
-    epoch: int,
-    pairs: Sequence[Pair],
-    run: Path,
-    config: CfgNode,
-    accelerator: Accelerator,
-) -> None:
-    """Read what the last steps gave, in all processes at the same step: log it, stop where it has to be.
-
-    Raises:
-        TrainingError: TRAINING.NONFINITE_LIMIT steps in a row were not finite.
-        Stopped: one of the processes was asked to stop.
-    """
-    outcomes, signum = stepping.read(interruption.signum)
-    for outcome in outcomes:
-        log.step(epoch, outcome.loss, outcome.norm, outcome.rate)
-        if outcome.finite:
-            continue
-        names = ", ".join(pairs[number].name for number in outcome.pairs)
-        what = "loss" if not math.isfinite(outcome.loss) else "gradient"
-        log.say(f"epoch {epoch}: the {what} is not finite, step skipped; this process's batch: {names}")
-        if outcome.broken >= config.TRAINING.NONFINITE_LIMIT:
-            save(state, run, config, accelerator)
-            raise TrainingError(
-                f"stopped: the {what} was not finite for {outcome.broken} step(s) in a row, the last on {names}. "
-                f"The weights before it are in {run / LATEST}. Look at these images, or lower OPTIM.LR_INITIAL, or "
-                "set OPTIM.CLIP_NORM 0.01"
+        Raises:
+            CheckpointError: it does not fit, or nothing is left to train.
+        """
+        state, epochs, log = self.state, self.config.OPTIM.NUM_EPOCHS, self.log.info
+        try:
+            state.load_state_dict(saved)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}: does not fit the network or the optimizer of this configuration (MODEL.NAME "
+                f"{self.config.MODEL.NAME}, OPTIM.NAME {self.config.OPTIM.NAME}): {str(error).splitlines()[0]}"
+            ) from error
+        within = f" and {state.epoch_step} steps" if state.epoch_step else ""
+        if state.epoch + bool(state.epoch_step) > epochs:
+            raise CheckpointError(
+                f"{path}: {state.epoch} epochs{within} are done, more than OPTIM.NUM_EPOCHS {epochs}: raise it to go "
+                "on, or set another MODEL.SESSION to start anew"
             )
-    if signum:
-        save(state, run, config, accelerator)
-        log.say(f"{signal.Signals(signum).name}: stopped after step {state.step}, TRAINING.RESUME auto goes on from it")
-        log.close()
+        best = f"best {state.best:.3f} dB" if math.isfinite(state.best) else "not validated yet"
+        log(f"resumed from {path}: {state.epoch} of {epochs} epochs{within} done, {best}")
+        for line in differences(saved.get("config", {}), to_dict(self.config)):
+            ignored = " (of no effect: the weights are the checkpoint's)" if line.startswith(_SET_AT_THE_START) else ""
+            log(f"  changed since: {line}{ignored}")
+        if saved["order"] != state.order:
+            log(f"  the order of the samples is another one: epoch {state.epoch + 1} starts from its beginning")
+        if saved.get("validation", state.validation) != state.validation:
+            log("  the validation images are others: the best score is looked for anew")
+        if self.accelerator.is_main_process and path.parent == self.folder:
+            tidy(path, saved)
+
+    def dry_run(self) -> None:
+        """Print what the run would do and take; a few steps are taken, and nothing is kept."""
+        batches = build_batches(self.config, self.data, self.state, self.accelerator)
+        with contextlib.closing(load_batches(self.config, self.data, batches, self.accelerator)) as patches:
+            print_estimates(self.config, self.train_step, patches, len(batches), len(self.data.validation))
+
+    def fit(self) -> None:
+        """Train from where the state stands to the last epoch."""
+        config, training, state, log = self.config, self.config.TRAINING, self.state, self.log
+        epochs = config.OPTIM.NUM_EPOCHS
+        scheduler = warmup_cosine(
+            state.optimizer, epochs, config.OPTIM.LR_MIN, config.OPTIM.WARMUP_EPOCHS, state.epoch + 1
+        )
+        batches = build_batches(config, self.data, state, self.accelerator)
+        steps_per_epoch = batches.order.steps_per_epoch
+        every = 1 if self.accelerator.device.type == "cpu" else training.LOG_EVERY  # reading a loss makes a GPU wait
+        if self.accelerator.is_main_process:
+            save_config(config, self.folder / "config.yml")
+        log.start(state.step, len(batches))
+        with (
+            contextlib.closing(load_batches(config, self.data, batches, self.accelerator)) as patches,
+            self.interruption,
+            self.save_on_crash(),
+        ):
+            for epoch in range(state.epoch + 1, epochs + 1):
+                while state.epoch_step < steps_per_epoch:
+                    with log.waiting():
+                        patch = next(patches)
+                    self.train_step(patch)
+                    saving = training.SAVE_STEPS and state.step % training.SAVE_STEPS == 0
+                    if state.step % every == 0 or saving or state.epoch_step == steps_per_epoch:
+                        self.log_and_check(epoch)
+                    if saving:
+                        self.save()
+                scheduler.step()
+                names = [f"model_epoch_{epoch}.pth"] if epoch % training.CHECKPOINT_EVERY == 0 else []
+                if self.data.validation and (epoch % training.VAL_AFTER_EVERY == 0 or epoch == epochs):
+                    with log.pausing():
+                        score = self.validate(epoch)
+                    if score > state.best:
+                        state.best = score
+                        names.append(BEST)
+                state.epoch, state.epoch_step = epoch, 0  # not earlier: a run that stops in a validation repeats it
+                self.save(names)
+        self.finish()
+
+    def log_and_check(self, epoch: int) -> None:
+        """Log the steps since the last call, in all processes at the same step; stop where it has to be.
+
+        Raises:
+            TrainingError: TRAINING.NONFINITE_LIMIT steps in a row were not finite.
+            Stopped: one of the processes was asked to stop.
+        """
+        outcomes, signum = self.train_step.read(self.interruption.signum)
+        for outcome in outcomes:
+            self.log.step(epoch, outcome.loss, outcome.norm, outcome.rate)
+            if outcome.finite:
+                continue
+            names = ", ".join(self.data.patches.pairs[number].name for number in outcome.pairs)
+            what = "loss" if not math.isfinite(outcome.loss) else "gradient"
+            self.log.info(f"epoch {epoch}: the {what} is not finite, step skipped; this process's batch: {names}")
+            if outcome.broken >= self.config.TRAINING.NONFINITE_LIMIT:
+                self.save()
+                raise TrainingError(
+                    f"stopped: the {what} was not finite for {outcome.broken} step(s) in a row, the last on {names}. "
+                    f"The weights before it are in {self.folder / LATEST}. Look at these images, or lower "
+                    "OPTIM.LR_INITIAL, or set OPTIM.CLIP_NORM 0.01"
+                )
+        if signum:
+            self.stop(signum)
+
+    def validate(self, epoch: int) -> float:
+        """Mean PSNR in dB, by the task's protocol, over the centre crops of the validation images.
+
+        They are shared among the processes.
+        """
+        training, model, score = self.config.TRAINING, self.state.restorer, PROTOCOLS[self.task.protocol]
+        images, process = self.data.validation, this_process(self.accelerator)
+        shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+        def scores() -> list[float]:
+            found = []
+            for number in range(process.rank, len(images), process.world):
+                degraded, target = images[number]
+                restored = restore_image(model, degraded)
+                # Equal images have no finite PSNR; one grey level in one pixel would already give less than 100 dB.
+                found.append(min(score(restored, target)["psnr"], 100.0))
+                if len(shown) < _SHOWN_SAMPLES:
+                    shown.append((degraded, restored, target))
+                if training.SAVE_IMAGES:
+                    name = f"epoch_{epoch}/{images.pairs[number].name}.png"
+                    write_image(self.folder / "validation" / name, restored)
+            return found
+
+        model.eval()
+        every = [one for part in in_all_processes(scores) for one in part]
+        model.train()
+        mean = math.fsum(every) / len(every)  # the same, however many processes share them
+        self.log.validation(epoch, mean, shown)
+        return mean
+
+    def save(self, names: Sequence[str] = ()) -> None:
+        """Write the latest checkpoint, in the first process; it says which code and configuration made it.
+
+        Raises:
+            TrainingError: the weights are broken; nothing is written.
+            CheckpointError: it cannot be written.
+        """
+        if not self.state.is_finite():
+            raise TrainingError(
+                f"stopped: after step {self.state.step} the weights are not finite (NaN or infinite). They are not "
+                "saved, and what was saved before stays. Lower OPTIM.LR_INITIAL, or set OPTIM.CLIP_NORM 0.01"
+            )
+        if self.accelerator.is_main_process:
+            content = {**self.state.state_dict(), "config": to_dict(self.config), "code": code_version()}
+            save_checkpoint(content, self.folder, names)
+            prune_checkpoints(self.folder, self.config.TRAINING.KEEP, self.state.epoch)
+
+    @contextlib.contextmanager
+    def save_on_crash(self) -> Iterator[None]:
+        """Save the state when something crashes between two steps; say what to change when memory ran out."""
+        try:
+            yield
+        except (TrainingError, CheckpointError):
+            raise  # the state has been saved, or cannot be
+        except Exception as error:
+            if self.state.whole and self.state.is_finite():
+                self.save()
+                self.log.info(f"the state after step {self.state.step} is saved: {self.folder / LATEST}")
+            if self.interruption.signum:  # it reached the workers that read data as well, and they are gone
+                raise Stopped(self.interruption.signum) from error
+            if isinstance(error, torch.OutOfMemoryError):
+                training, parts = self.config.TRAINING, self.train_step.accumulation_steps
+                size = self.config.OPTIM.BATCH_SIZE // self.accelerator.num_processes // parts
+                raise TrainingError(
+                    f"out of memory with {size} images of {training.TRAIN_PS} x {training.TRAIN_PS} at once in "
+                    f"{training.PRECISION}: set TRAINING.AUTO_BATCH true or OPTIM.ACCUMULATE {2 * parts} (the same "
+                    "result in smaller parts), TRAINING.PRECISION bf16, or TRAINING.GRAD_CHECKPOINTING true"
+                ) from error
+            raise
+
+    def stop(self, signum: int) -> NoReturn:
+        """Save the state and leave the program, as a signal asked for.
+
+        Raises:
+            Stopped: always.
+        """
+        self.save()
+        name, step = signal.Signals(signum).name, self.state.step
+        self.log.info(f"{name}: stopped after step {step}, TRAINING.RESUME auto goes on from it")
+        self.log.close()
         raise Stopped(signum)
 
+    def finish(self) -> None:
+        """Say how it ended, and where its weights are.
 
-@contextlib.contextmanager
-def rescue(
-    interruption: Interruption,
-    state: TrainState,
-    run: Path,
-    config: CfgNode,
-    accelerator: Accelerator,
-    parts: int,
-) -> Iterator[None]:
-    """Save the state when something crashes between two steps; say what to change when memory ran out."""
-    try:
-        yield
-    except (TrainingError, CheckpointError):
-        raise  # the state has been saved, or cannot be
-    except Exception as error:
-        if state.whole:
-            save(state, run, config, accelerator)
-            accelerator.print(f"the state after step {state.step} is saved: {run / LATEST}")
-        if interruption.signum:  # it reached the workers that read data as well, and they are gone
-            raise Stopped(interruption.signum) from error
-        if isinstance(error, torch.OutOfMemoryError):
-            training, share = config.TRAINING, config.OPTIM.BATCH_SIZE // accelerator.num_processes
+        Raises:
+            TrainingError: with TRAINING.OVERFIT, the patches were not learned.
+        """
+        if self.config.TRAINING.OVERFIT:
+            self.check_overfit()
+        done, best, latest = f"{self.state.epoch} epochs done", self.folder / BEST, self.folder / LATEST
+        if not self.data.validation:
+            self.log.info(f"{done}, without validation images: {latest}")
+        elif best.is_file():
+            self.log.info(f"{done}, best {self.state.best:.3f} dB on the validation images: {best}")
+        else:
+            self.log.info(f"{done}, none better than the {self.state.best:.3f} dB it was resumed with: {latest}")
+        self.log.close()
+        self.accelerator.end_training()
+
+    def check_overfit(self) -> None:
+        """Say how well the patches of TRAINING.OVERFIT were learned.
+
+        Raises:
+            TrainingError: less than 40 dB: something in the loop, or in the recipe, keeps the network from learning.
+        """
+        count = self.config.TRAINING.OVERFIT
+        patches = default_collate([self.data.patches[0, index] for index in range(count)])
+        (degraded, target), *_ = on_device(patches, 1, self.accelerator.device)
+        loss = PSNRLoss()
+        with torch.inference_mode():
+            reached, before = -float(loss(self.state.model(degraded), target)), -float(loss(degraded, target))
+        self.log.info(f"overfit: {count} patches from {before:.2f} to {reached:.2f} dB")
+        if reached < OVERFIT_PSNR:
             raise TrainingError(
-                f"out of memory with {share // parts} images of {training.TRAIN_PS} x {training.TRAIN_PS} at once in "
-                f"{training.PRECISION}: set TRAINING.AUTO_BATCH true or OPTIM.ACCUMULATE {2 * parts} (the same "
-                "result in smaller parts), TRAINING.PRECISION bf16, or TRAINING.GRAD_CHECKPOINTING true"
-            ) from error
-        raise
-
-
-def validate(
-    model: nn.Module,
-    images: CentrePatches,
-    config: CfgNode,
-    task: Task,
-    accelerator: Accelerator,
-    log: TrainingLog,
-    epoch: int,
-) -> float:
-    """Mean PSNR in dB over the 8-bit centre crops `images`, shared among the processes; -inf without any."""
-    training = config.TRAINING
-    channel: Callable[[np.ndarray], np.ndarray] = rgb_to_y if task.protocol == "y" else lambda image: image
-    model.eval()
-    scores: list[float] = []
-    shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for number in range(accelerator.process_index, len(images), accelerator.num_processes):
-        degraded, target = images[number]
-        restored = restore_image(model, degraded)
-        # Equal images have no finite PSNR; one grey level in one pixel would already give less than 100 dB.
-        scores.append(min(psnr(channel(restored), channel(target)), 100.0))
-        if len(shown) < _SHOWN_SAMPLES:
-            shown.append((degraded, restored, target))
-        if training.SAVE_IMAGES:
-            folder = Path(training.SAVE_DIR) / task.name / config.MODEL.SESSION / "validation"
-            write_image(folder / f"epoch_{epoch}" / f"{images.pairs[number].name}.png", restored)
-    model.train()
-    scores = gather_object(scores)
-    score = math.fsum(scores) / len(scores) if scores else -math.inf  # the same, however many processes share them
-    log.validation(epoch, score, shown)
-    return score
-
-
-def check_overfit(
-    model: M3SNet, dataset: PatchDataset, count: int, accelerator: Accelerator, log: TrainingLog
-) -> None:
-    """Say how well the `count` patches of TRAINING.OVERFIT were learned.
-
-    Raises:
-        TrainingError: less than 40 dB: something in the loop, or in the recipe, keeps the network from learning.
-    """
-    patches = default_collate([dataset[0, index] for index in range(count)])
-    (degraded, target), *_ = on_device(patches, 1, accelerator.device)
-    with torch.inference_mode():
-        reached, before = -float(PSNRLoss()(model(degraded), target)), -float(PSNRLoss()(degraded, target))
-    log.say(f"overfit: {count} patches from {before:.2f} to {reached:.2f} dB")
-    if reached < OVERFIT_PSNR:
-        raise TrainingError(
-            f"TRAINING.OVERFIT: {count} patches reached {reached:.2f} dB of {OVERFIT_PSNR:.0f}: train longer or with "
-            "another learning rate; if that does not help, the loop is broken"
-        )
-
-
-def save(
-    state: TrainState, run: Path, config: CfgNode, accelerator: Accelerator, names: Sequence[str] = ()
-) -> None:
-    """Write the run's latest checkpoint, in the first process; it says which code and configuration made it."""
-    if accelerator.is_main_process:
-        content = {**state.state_dict(), "config": to_dict(config), "code": code_version()}
-        save_checkpoint(content, run, names)
-        prune_checkpoints(run, config.TRAINING.KEEP)
+                f"TRAINING.OVERFIT: {count} patches reached {reached:.2f} dB of {OVERFIT_PSNR:.0f}: train longer or "
+                "with another learning rate; if that does not help, the loop is broken"
+            )

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT asked for politely: what is being done is finished first."""
+"""SIGTERM, SIGINT and SIGHUP asked for politely: what is being done is finished first."""
 from __future__ import annotations
 
 import signal
@@ -6,7 +6,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Windows has no SIGHUP, which says that the terminal was closed.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(SystemExit):
@@ -19,7 +20,8 @@ class Stopped(SystemExit):
 class Interruption:
     """While entered, the first signal is only noted in `signum` (0: none yet); a second one stops at once.
 
-    Schedulers send SIGTERM some seconds before they kill, a person presses Ctrl-C: both want the work kept.
+    Schedulers send SIGTERM some seconds before they kill, a person presses Ctrl-C or closes the terminal: all want the
+    work kept. Under nohup, which ignores SIGHUP, it stays ignored.
     """
 
     def __init__(self) -> None:
@@ -28,7 +30,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # Python delivers signals nowhere else
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS if not _by_nohup(number)}
         return self
 
     def __exit__(
@@ -39,10 +41,16 @@ class Interruption:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in self._before:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-def ignore_ctrl_c(_: int = 0) -> None:
-    """For workers that read data: a terminal sends Ctrl-C to them too, but only the trainer decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def leave_to_trainer(_: int = 0) -> None:
+    """For workers that read data: a terminal signals to them too, but only the trainer decides when to stop."""
+    for number in SIGNALS:
+        if number != signal.SIGTERM:  # with which the data loader ends its workers
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _by_nohup(number: int) -> bool:
+    return number not in (signal.SIGTERM, signal.SIGINT) and signal.getsignal(number) == signal.SIG_IGN

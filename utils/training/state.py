@@ -27,11 +27,12 @@ class TrainState:
     ema: AveragedModel | None
     scaler: Any  # torch's gradient scaler with fp16, else None
     order: list[int]  # what the order of the samples depends on; with another one, an epoch cannot be continued
+    validation: str  # what the validation images are, see `fingerprint`; with others, `best` means nothing
     epoch: int = 0  # completed epochs
     epoch_step: int = 0  # steps done in the epoch after them
     step: int = 0  # all steps done, skipped ones included
     skipped: int = 0  # steps whose loss or gradient was not finite
-    best: float = -math.inf  # dB on the validation images
+    best: float = -math.inf  # dB on the validation images; -inf: not validated yet
     whole: bool = True  # false while a step is changing it
 
     def state_dict(self) -> dict[str, Any]:
@@ -42,6 +43,7 @@ class TrainState:
             "step": self.step,
             "skipped": self.skipped,
             "order": self.order,
+            "validation": self.validation,
             "best": self.best,
             "state_dict": to_published(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -54,18 +56,31 @@ class TrainState:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state; an epoch begun with another order of samples begins anew."""
+        """Take over a saved state, but not its rates, betas and decay: they are the configuration's.
+
+        An epoch begun with another order of samples begins anew, and so does the best score on other images.
+        """
         self.model.load_state_dict(from_published(state["state_dict"]))
+        settings = [{**group} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, wanted in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update((name, value) for name, value in wanted.items() if name != "params")
         for name in ("epoch", "epoch_step", "step", "skipped", "best"):
             setattr(self, name, state[name])
         if state["order"] != self.order:
             self.epoch_step = 0
+        if state.get("validation", self.validation) != self.validation:
+            self.best = -math.inf
         if self.ema is not None and "params_ema" in state:
             self.ema.module.load_state_dict(from_published(state["params_ema"]))
             self.ema.n_averaged.fill_(state["ema_updates"])
         if self.scaler is not None and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
+
+    def is_finite(self) -> bool:
+        """Whether all weights, and their average, are finite numbers."""
+        tensors = [*self.model.parameters(), *(() if self.ema is None else self.ema.module.parameters())]
+        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
     @property
     def restorer(self) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from yacs.config import CfgNode
 
 from ..data.augment import orient
 from ..data.patches import Patch
@@ -30,7 +31,7 @@ class Outcome(NamedTuple):
     broken: int  # steps in a row that were not finite, up to this one
 
 
-class Stepping:
+class TrainStep:
     """Takes steps that change a training state, and remembers what they gave until it is read.
 
     A step whose gradient is not finite is skipped on the device: the optimizer's fused kernels look at a flag, as
@@ -39,48 +40,43 @@ class Stepping:
 
     def __init__(
         self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        network: nn.Module,
         state: TrainState,
         accelerator: Accelerator,
-        parts: int,
-        clip: float,
-        seed: int,
-        loss_eps: float,
+        config: CfgNode,
+        accumulation_steps: int,
     ) -> None:
-        """`model` and `optimizer` as Accelerate wraps them; `parts` pieces make a batch; `clip` 0: no clipping.
-
-        `loss_eps` is the `eps` of PSNRLoss.
-        """
-        self.model, self.optimizer, self.state, self.accelerator = model, optimizer, state, accelerator
-        self.parts, self.clip, self.seed = parts, clip, seed
-        self._criterion = PSNRLoss(loss_eps)
+        """`network` is the state's model, compiled or as it is; `accumulation_steps` parts make a batch."""
+        self.state, self.accelerator, self.accumulation_steps = state, accelerator, accumulation_steps
+        self.clip_norm, self.seed = config.OPTIM.CLIP_NORM, config.TRAINING.SEED
+        self._network, self._optimizer = accelerator.prepare(network, state.optimizer)
+        self._criterion = PSNRLoss(config.OPTIM.LOSS_EPS)
         self._weights = list(state.model.parameters())
         self._unread: list[tuple[torch.Tensor, torch.Tensor, float, torch.Tensor]] = []
         self._broken = 0
 
-    def step(self, patch: Patch) -> None:
+    def __call__(self, patch: Patch) -> None:
         """Take one step on a collated batch."""
         state = self.state
         # What a network may draw (dropout, say) depends on the step alone: a resumed run draws the same.
         draw = np.random.SeedSequence((self.seed, state.step, self.accelerator.process_index))
         torch.manual_seed(int(draw.generate_state(1)[0]))
         loss = self._backward(patch)
-        self.accelerator.unscale_gradients(self.optimizer)
+        self.accelerator.unscale_gradients(self._optimizer)
         norm = get_total_norm([weight.grad for weight in self._weights if weight.grad is not None])
-        if self.clip:
-            clip_grads_with_norm_(self._weights, self.clip, norm)
+        if self.clip_norm:
+            clip_grads_with_norm_(self._weights, self.clip_norm, norm)
         if state.scaler is None:
             state.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         rate = state.optimizer.param_groups[0]["lr"]
         state.whole = False
-        self.optimizer.step()
+        self._optimizer.step()
         if state.ema is not None:
             state.ema.update_parameters(state.model)
         state.step += 1
         state.epoch_step += 1
         state.whole = True
-        self.optimizer.zero_grad()
+        self._optimizer.zero_grad()
         self._unread.append((loss, norm, rate, torch.as_tensor(patch.pair)))
 
     def read(self, signum: int = 0) -> tuple[list[Outcome], int]:
@@ -100,16 +96,17 @@ class Stepping:
             self.state.skipped += not finite
             outcomes.append(Outcome(loss, norm, rate, pairs.tolist(), finite, self._broken))
         self._unread = []
-        return outcomes, next((number for number, flag in zip(SIGNALS, means[-2:], strict=True) if flag), 0)
+        return outcomes, next((number for number, flag in zip(SIGNALS, means[-len(SIGNALS) :], strict=True) if flag), 0)
 
     def _backward(self, patch: Patch) -> torch.Tensor:
         """Forward and backward of one batch, in parts; returns this process's mean loss, on the device."""
         total = torch.zeros((), device=self.accelerator.device)
-        for part, (degraded, target) in enumerate(on_device(patch, self.parts, self.accelerator.device), start=1):
+        parts = on_device(patch, self.accumulation_steps, self.accelerator.device)
+        for part, (degraded, target) in enumerate(parts, start=1):
             # Only the last part exchanges gradients between processes.
-            last = part == self.parts
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self._criterion(self.model(degraded), target) / self.parts
+            last = part == self.accumulation_steps
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self._network):
+                loss = self._criterion(self._network(degraded), target) / self.accumulation_steps
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
