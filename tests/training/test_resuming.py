@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from m3snet.tests.runs import assert_same, configuration, metrics, start, torchrun, train
+from m3snet.tests.runs import Forked, assert_same, configuration, metrics, start, torchrun, train
 from m3snet.utils import provenance
 from m3snet.utils.config import to_dict
 from m3snet.utils.data.pairs import find_pairs
@@ -157,17 +157,14 @@ def test_killed_at_random_moments_it_ends_as_if_never_killed(kills: int, folder:
     }
     reached = [0]
     for _ in range(kills):
-        program = start(folder, tmp_path, **keys)
-        assert program.stdout is not None
+        program = Forked(folder, tmp_path, **keys)
         steps = random_.randint(1, 4)
         for line in program.stdout:
             steps -= line.startswith("step ")
             if not steps:
                 break
         time.sleep(random_.uniform(0, 0.3))
-        program.kill()
-        program.communicate()
-        assert program.returncode == -signal.SIGKILL, "the training ended before it was killed"
+        assert program.kill() == -signal.SIGKILL, "the training ended before it was killed"
         latest = tmp_path / "Deraining/run/model_latest.pth"
         reached.append(load_checkpoint(latest)["step"] if latest.is_file() else 0)
     assert reached == sorted(reached)
@@ -176,9 +173,9 @@ def test_killed_at_random_moments_it_ends_as_if_never_killed(kills: int, folder:
     torn = latest.read_bytes()[:-1000]
     latest.unlink()
     latest.write_bytes(torn)
-    program = start(folder, tmp_path, **keys)
-    rest, _ = program.communicate(timeout=600)
-    assert program.returncode == 0, rest
+    program = Forked(folder, tmp_path, **keys)
+    rest = program.stdout.read()
+    assert program.wait() == 0, rest
     assert re.search(r"skipped: .*model_latest\.pth: damaged", rest)
     assert re.search(r"resumed from .*model_previous\.pth", rest)
     whole = train(folder, tmp_path / "whole", **keys)
