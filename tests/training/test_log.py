@@ -41,7 +41,7 @@ def test_tensorboard_holds_what_the_tables_hold(folder: Path, tmp_path: Path) ->
         (row,) = csv.DictReader(file)
     assert (validation.step, validation.value) == (4, pytest.approx(float(row["psnr"])))
     shown = board.Tags()["images"]
-    assert shown == [f"validation/{number}: degraded, restored, target" for number in range(2)]
+    assert shown == [f"validation/{number} (degraded, restored, target)" for number in range(2)]
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] in torch.__version__
     assert (environment["processes"], environment["device"]) == (1, "cpu")
@@ -170,5 +170,5 @@ def test_weights_and_biases_is_asked_for_by_name(
     assert calls[0]["config"]["OPTIM"]["BATCH_SIZE"] == 4
     assert [step for step, values in logged if "train/psnr" in values] == [1, 2, 3, 4]
     assert [values["validation/psnr"] for _, values in logged if "validation/psnr" in values]
-    assert logged[-1] == (4, {"validation/1: degraded, restored, target": [(20, 32, 3)] * 3})
+    assert logged[-1] == (4, {"validation/1 (degraded, restored, target)": [(20, 32, 3)] * 3})
     assert len(ended) == 2

@@ -249,9 +249,12 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
         raise OSError(28, "No space left on device")
 
     whole = train(folder, tmp_path / "whole", OPTIM__NUM_EPOCHS=2)
+    told: list[Any] = []
+    monkeypatch.setattr(processes, "gather_object", lambda items: told.extend(items) or items)
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"no room .* needs 3\.\d MiB"):
         before_step(patch, 4, lambda: patch.setattr(torch, "save", full))
         train(folder, tmp_path / "parts", OPTIM__NUM_EPOCHS=2)
+    assert "no room for the checkpoint" in told[-1][1]  # the other processes do not wait
     assert load_checkpoint(tmp_path / "parts/Deraining/run/model_latest.pth")["epoch"] == 1
     assert_same(state_of(train(folder, tmp_path / "parts", OPTIM__NUM_EPOCHS=2)), state_of(whole))
 

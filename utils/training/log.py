@@ -147,7 +147,7 @@ class TrainingLog:
         self.info(f"epoch {epoch}: validation PSNR {psnr:.3f} dB")
         self._validation.write(f"{self.done},{epoch},{psnr}\n")
         self._track({"validation/psnr": psnr})
-        shown = {f"validation/{n}: degraded, restored, target": np.stack(images) for n, images in enumerate(samples)}
+        shown = {f"validation/{n} (degraded, restored, target)": np.stack(images) for n, images in enumerate(samples)}
         for tracker in self._trackers:
             layout = {"dataformats": "NHWC"} if tracker is self._board else {}
             tracker.log_images(shown, step=self.done, **layout)

@@ -192,9 +192,7 @@ class Run:
         batches = build_batches(config, self.data, state, self.accelerator)
         steps_per_epoch = batches.order.steps_per_epoch
         every = 1 if self.accelerator.device.type == "cpu" else training.LOG_EVERY  # reading a loss makes a GPU wait
-        if self.accelerator.is_main_process:
-            save_config(config, self.folder / "config.yml")
-        log.start(state.step, len(batches))
+        in_all_processes(lambda: self._begin(len(batches)))
         with (
             contextlib.closing(load_batches(config, self.data, batches, self.accelerator)) as patches,
             self.interruption,
@@ -221,6 +219,12 @@ class Run:
                 state.epoch, state.epoch_step = epoch, 0  # not earlier: a run that stops in a validation repeats it
                 self.save(names)
         self.finish()
+
+    def _begin(self, steps: int) -> None:
+        """Write the configuration and open the log, if this is the first process."""
+        if self.accelerator.is_main_process:
+            save_config(self.config, self.folder / "config.yml")
+        self.log.start(self.state.step, steps)
 
     def log_and_check(self, epoch: int) -> None:
         """Log the steps since the last call, in all processes at the same step; stop where it has to be.
@@ -278,7 +282,7 @@ class Run:
         return mean
 
     def save(self, names: Sequence[str] = ()) -> None:
-        """Write the latest checkpoint, in the first process; it says which code and configuration made it.
+        """Write the latest checkpoint, in the first process; all must call it.
 
         Raises:
             TrainingError: the weights are broken; nothing is written.
@@ -289,6 +293,10 @@ class Run:
                 f"stopped: after step {self.state.step} the weights are not finite (NaN or infinite). They are not "
                 "saved, and what was saved before stays. Lower OPTIM.LR_INITIAL, or set OPTIM.CLIP_NORM 0.01"
             )
+        in_all_processes(lambda: self._write(names))
+
+    def _write(self, names: Sequence[str] = ()) -> None:
+        """Write a checkpoint, if this is the first process; it says which code and configuration made it."""
         if self.accelerator.is_main_process:
             content = {**self.state.state_dict(), "config": to_dict(self.config), "code": code_version()}
             save_checkpoint(content, self.folder, names)
@@ -303,7 +311,7 @@ class Run:
             raise  # the state has been saved, or cannot be
         except Exception as error:
             if self.state.whole and self.state.is_finite():
-                self.save()
+                self._write()  # the other processes may not have crashed
                 self.log.info(f"the state after step {self.state.step} is saved: {self.folder / LATEST}")
             if self.interruption.signum:  # it reached the workers that read data as well, and they are gone
                 raise Stopped(self.interruption.signum) from error
