@@ -85,9 +85,8 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_photograph(path: str | Path) -> Photograph:
     """Read an image with what it holds besides RGB; 16-bit values are rounded to 8, CMYK becomes RGB.
 
-    A JPEG is also refused as cut off when its end mark is there and the data before it do not reach the last pixel
-    (`utils.images.truncation`). Damage inside a JPEG, WebP, AVIF or LZW-compressed TIFF may pass: they have no
-    checksums.
+    A JPEG is also refused when its data are too few or too many for its pixels (`utils.images.truncation`). Other
+    damage inside a JPEG, WebP, AVIF or LZW-compressed TIFF may pass: they have no checksums.
 
     Raises:
         ImageError: the file is missing, empty, cut off, damaged, larger than MAX_PIXELS (`utils.images.headers`), an
@@ -108,7 +107,8 @@ def read_photograph(path: str | Path) -> Photograph:
             photograph = _photograph(pixels, is_gray(picture), _alpha(path, picture), picture.info.get("icc_profile"))
             if picture.mode == "CMYK":
                 photograph = replace(photograph, profile=None, notes=("CMYK converted to RGB",))
-        check_data(path, kind, data, end, photograph.pixels)
+        if kind == "JPEG":
+            check_data(path, data, end, photograph.pixels)
         return _upright(photograph, orientation_of(picture, data))
     except MemoryError as error:
         raise ImageError(f"{path}: not enough memory to read it") from error

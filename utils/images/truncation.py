@@ -1,4 +1,4 @@
-"""Files that were cut off or closed too early, where decoders keep silent."""
+"""Files that were cut off or damaged, where decoders keep silent."""
 from __future__ import annotations
 
 import io
@@ -18,13 +18,18 @@ _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 # What no image goes on with by chance: noise without FF, then again after each restart, in case the data ended at one.
 _NOISE = np.random.default_rng(0).integers(0, 255, 256, np.uint8).tobytes()
 _MORE_DATA = _NOISE + b"".join(bytes((0xFF, restart)) + _NOISE for restart in range(0xD0, 0xD8))
+_TAIL = 16  # bytes at the end of a JPEG's data that must have a part in the image
+_OTHER_TAILS = (_MORE_DATA, b"")  # what could stand there instead: the first changes nothing in some flat images
+
+_whole: set[tuple[str, int, int]] = set()  # path, size and time of change of JPEG files whose data were checked
 
 
 class DataEnd(NamedTuple):
-    """Where the data of a PNG or JPEG file end, and whether a JPEG's come in several scans."""
+    """Where the data of a PNG or JPEG file end; where those of a JPEG's last scan begin, and whether it has several."""
 
     place: int
-    in_scans: bool
+    start: int = 0
+    in_scans: bool = False
 
 
 def find_end(path: Path, kind: str, data: bytes) -> DataEnd:
@@ -36,44 +41,54 @@ def find_end(path: Path, kind: str, data: bytes) -> DataEnd:
     Raises:
         ImageError: the end mark is missing, or a scan is.
     """
-    end = DataEnd(0, False)
+    end = DataEnd(0)
     if kind == "JPEG":
-        end = DataEnd(*_jpeg_end(memoryview(data)))
+        end = _jpeg_end(memoryview(data))
     elif kind == "PNG":
-        end = DataEnd(_png_end(memoryview(data)), False)
+        end = DataEnd(_png_end(memoryview(data)))
     if end.place < 0:
         raise ImageError(f"{path}: the image is cut off after {len(data):,} bytes; copy or download it again")
     return end
 
 
-def check_data(path: Path, kind: str, data: bytes, end: DataEnd, image: np.ndarray) -> None:
-    """Whether the data of a JPEG file reach its last pixel; libjpeg fills up with gray. `image` is what was decoded.
+def check_data(path: Path, data: bytes, end: DataEnd, image: np.ndarray) -> None:
+    """Whether the data of a JPEG file are as many as its pixels need; `image` is what OpenCV made of them.
 
-    That costs progressive files a second decoding; others are decoded again only where a corner is of middle gray. Not
-    seen: what is lost of the last 16 x 16 pixels, and of CMYK.
+    Where they are too few libjpeg fills up with gray, and where damage has shifted what follows, some are left over. It
+    only warns, on the process's stderr; Pillow's copy of it keeps silent. So the file is decoded once or twice more,
+    with other data at its end, when this process reads it first. Not seen: what is lost of the last 16 x 16 pixels.
 
     Raises:
-        ImageError: they do not.
+        ImageError: they are too few, or too many.
     """
-    may_lack = kind == "JPEG" and (end.in_scans or _has_gray_corner(image))
-    if may_lack and _lacks_data(memoryview(data), end.place, image):
+    stat = path.stat()
+    state = str(path), stat.st_size, stat.st_mtime_ns
+    if state in _whole:
+        return
+    gray = _has_gray_corner(image)
+    if (end.in_scans or gray) and _changes(data, end.place, _MORE_DATA, end.place, image):
         raise ImageError(f"{path}: the image is cut off, its data end before its last pixel; copy or download it again")
+    tail = end.place - _TAIL
+    enough = tail >= end.start + _TAIL  # of small flat images other data can make the same
+    if enough and not gray and not any(_changes(data, tail, new, end.place, image) for new in _OTHER_TAILS):
+        raise ImageError(f"{path}: the image is damaged, data are left over after its last pixel; copy it again")
+    _whole.add(state)
 
 
-def _jpeg_end(data: memoryview) -> tuple[int, bool]:
-    """Where the data of a JPEG file end, and whether they come in several scans.
+def _jpeg_end(data: memoryview) -> DataEnd:
+    """Where the data of a JPEG file end.
 
     -1: the file was cut off, its end mark is missing or a scan is. Goes from segment to segment, so that the end mark
     of a thumbnail inside is not taken for that of the image, and no further than that mark.
     """
-    place, missing, scans, progressive = 2, 0, 0, False  # missing: coefficients of a block, of all components
+    place, start, missing, scans, progressive = 2, 2, 0, 0, False  # missing: coefficients of a block, of all components
     while found := _JPEG_MARKER.search(data, place):
         marker, place = found[1][0], found.end()
         if marker == 0xD9:
             end = found.start()
             while data[end - 1] == 0xFF:  # padding, or half of the value at which the file was cut
                 end -= 1
-            return (-1 if missing > 0 else end), progressive or scans > 1
+            return DataEnd(-1 if missing > 0 else end, start, progressive or scans > 1)
         if marker in (0x01, 0xD8):
             continue
         length = int.from_bytes(data[place : place + 2], "big")  # counts its own two bytes
@@ -87,8 +102,8 @@ def _jpeg_end(data: memoryview) -> tuple[int, bool]:
                 first, last, bits = 0, 63, 0  # what some writers leave open
             if bits & 15 == 0:  # down to the last bit
                 missing -= segment[2] * (last - first + 1)
-            scans += 1
-    return -1, False
+            scans, start = scans + 1, place
+    return DataEnd(-1)
 
 
 def _png_end(data: memoryview) -> int:
@@ -111,20 +126,23 @@ def _has_gray_corner(image: np.ndarray) -> bool:
     return any((np.abs(block @ (0.299, 0.587, 0.114) - 128) < 1.5).all() for block in blocks)
 
 
-def _lacks_data(data: memoryview, end: int, image: np.ndarray) -> bool:
-    """Whether a JPEG file has too little data for its pixels: whether more data before its end mark change the image.
+def _changes(data: bytes, start: int, new: bytes, end: int, image: np.ndarray) -> bool:
+    """Whether a JPEG file becomes another image than `image` with `new` data from `start` to `end`.
 
-    Libjpeg only warns, on the process's stderr, and skips data beyond the last pixel. Pillow's copy of it keeps silent.
-    `image` is what OpenCV decoded. False for what Pillow does not decode.
+    Also where these cannot be decoded. Mostly the decoders agree to the bit; where not, Pillow decodes both.
     """
-    try:
-        longer = _decode_quietly(b"".join((data[:end], _MORE_DATA, data[end:])))
-        # Mostly the decoders agree to the bit; where not, Pillow decodes it too.
-        return not (np.array_equal(longer, image) or np.array_equal(longer, _decode_quietly(data)))
+    other = _decode_quietly(b"".join((data[:start], new, data[end:])))
+    if other is None or np.array_equal(other, image):
+        return other is None
+    half = len(image) // 2  # what follows the upper half is not what makes it another
+    if np.array_equal(other[:half], image[:half]):
+        return True
+    same = _decode_quietly(data)
+    return same is not None and not np.array_equal(other, same)
+
+
+def _decode_quietly(data: bytes) -> np.ndarray | None:
+    try:  # the class itself: Image.open has a limit of size, and takes some JPEG files for another format
+        return np.asarray(JpegImageFile(io.BytesIO(data)).convert("RGB"))
     except (OSError, SyntaxError):
-        return False
-
-
-def _decode_quietly(data: bytes | memoryview) -> np.ndarray:
-    # The class itself: Image.open has a limit of size, and takes some JPEG files for another format.
-    return np.asarray(JpegImageFile(io.BytesIO(data)).convert("RGB"))
+        return None
