@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..cli import UserError, warn
 from ..images import ImageError, is_image, look_at, read_image, read_photograph
 
-Say = Callable[[str], Any]
+Log = Callable[[str], Any]
 
 # What community archives put around the number that both names of a pair share (rain-001 / norain-001).
 _AFFIX = re.compile(r"^(no)?rain[-_]?(?=\d)|(?<=\d)x2$", re.IGNORECASE)
@@ -60,11 +60,11 @@ class Match(NamedTuple):
     repeated: list[list[Path]]  # the files of a folder that have one name, and another suffix each
 
 
-def find_pairs(root: str | Path, say: Say = warn) -> list[Pair]:
+def find_pairs(root: str | Path, log: Log = warn) -> list[Pair]:
     """The pairs below `root`, in natural order: {input,target}, {blur,sharp}, or GoPro's SCENE/{blur,sharp}.
 
     Files are paired by name without suffix; see `match_names`. Files that are no images are left out, with a word to
-    `say`.
+    `log`.
 
     Raises:
         PairError: no such folders, an empty folder, two files of one name, or a file without its partner.
@@ -72,7 +72,7 @@ def find_pairs(root: str | Path, say: Say = warn) -> list[Pair]:
     return [
         Pair(folders.full_name(pair.name), pair.input, pair.target, folders.scene)
         for folders in find_folders(root)
-        for pair in pair_folders(folders.degraded, folders.sharp, say)
+        for pair in pair_folders(folders.degraded, folders.sharp, log)
     ]
 
 
@@ -95,9 +95,9 @@ def find_folders(root: str | Path) -> list[PairFolders]:
     return [PairFolders(scene.name, scene / "blur", scene / "sharp") for scene in scenes]
 
 
-def pair_folders(degraded: Path, sharp: Path, say: Say = warn) -> list[Pair]:
+def pair_folders(degraded: Path, sharp: Path, log: Log = warn) -> list[Pair]:
     """The pairs of two folders of images, in natural order; see `find_pairs`."""
-    match = match_names(find_images(degraded, say), find_images(sharp, say))
+    match = match_names(find_images(degraded, log), find_images(sharp, log))
     _refuse_repeated(match.repeated)
     if match.lonely:
         raise PairError(_listing("have no partner of the same name", list(map(str, match.lonely))))
@@ -135,18 +135,18 @@ def match_names(inputs: Sequence[Path], targets: Sequence[Path]) -> Match:
     )
 
 
-def find_photographs(folders: Iterable[str | Path], say: Say = warn) -> list[Pair]:
+def find_photographs(folders: Iterable[str | Path], log: Log = warn) -> list[Pair]:
     """The sharp photographs in `folders` (not below them), as pairs whose input is still to be made.
 
     Raises:
         PairError: a folder is missing or holds no image, or two of its images have one name.
     """
-    found = [_by_stem(find_images(Path(folder), say)) for folder in folders]
+    found = [_by_stem(find_images(Path(folder), log)) for folder in folders]
     _refuse_repeated([paths for photographs in found for paths in photographs.values() if len(paths) > 1])
     return [Pair(stem, None, paths[0]) for photographs in found for stem, paths in photographs.items()]
 
 
-def find_images(folder: Path, say: Say = warn) -> list[Path]:
+def find_images(folder: Path, log: Log = warn) -> list[Path]:
     """The images in a folder (not below it), in natural order; what is left out is counted and said.
 
     Raises:
@@ -159,7 +159,7 @@ def find_images(folder: Path, say: Say = warn) -> list[Path]:
     if not images:
         raise PairError(f"{folder}: holds no images{f', but {named}' * bool(others)}")
     if others:
-        say(f"{folder}: {len(others):,} file(s) left out, not images of a known kind: {named}")
+        log(f"{folder}: {len(others):,} file(s) left out, not images of a known kind: {named}")
     return images
 
 

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from ..config import ConfigError
 from ..tasks import Task
 from .cache import Reader, open_cache
-from .pairs import Pair, PairError, Say, check_pairs, find_pairs, find_photographs
+from .pairs import Pair, PairError, Log, check_pairs, find_pairs, find_photographs
 from .patches import ONE, CentrePatches, Order, PatchDataset, Process
 from .samples import photographs
 from .scenes import perceptual_hash, split_by_scene
@@ -79,11 +79,11 @@ class TrainSet:
         return Order(self.lengths, batch_size, self.patches.seed, steps, self.shares, overfit)
 
 
-def make_train_set(task: Task, sources: Sources, process: Process = ONE, say: Say = print) -> TrainSet:
+def make_train_set(task: Task, sources: Sources, process: Process = ONE, log: Log = print) -> TrainSet:
     """Find, check and split the images; each is read once, into the cache where there is one.
 
     Validation images are held out of the real pairs of all folders together, by scene, or of the photographs where
-    there are no pairs. A `val_dir` that is a test set is left alone, with a word to `say`, unless `val_on_test_set`.
+    there are no pairs. A `val_dir` that is a test set is left alone, with a word to `log`, unless `val_on_test_set`.
     Every process of a training calls this, as the `process` it is, and gets the same.
 
     Raises:
@@ -92,11 +92,11 @@ def make_train_set(task: Task, sources: Sources, process: Process = ONE, say: Sa
     """
     folders = sources.train_dirs + sources.sharp_dirs
     _refuse_test_sets(task, sources)
-    real = [find_pairs(folder, say) for folder in sources.train_dirs]
-    sharp = [_photographs(folder, say) for folder in sources.sharp_dirs]
-    named = find_pairs(sources.val_dir, say) if _validates_on(sources, task, say) else []
+    real = [find_pairs(folder, log) for folder in sources.train_dirs]
+    sharp = [_photographs(folder, log) for folder in sources.sharp_dirs]
+    named = find_pairs(sources.val_dir, log) if _validates_on(sources, task, log) else []
     every = [*(pair for found in (*real, *sharp) for pair in found), *named]
-    say(f"checking {len(every):,} images")
+    log(f"checking {len(every):,} images")
     read, hashes = _read_all(every, sources, process)
     if named:
         held, left = named, real + sharp
@@ -112,7 +112,7 @@ def make_train_set(task: Task, sources: Sources, process: Process = ONE, say: Sa
                 "TRAINING.VAL_COUNT or name a validation folder in TRAINING.VAL_DIR"
             )
     rest = [pair for found in left for pair in found]
-    say(f"{len(rest):,} training images, {len(held):,} for validation")
+    log(f"{len(rest):,} training images, {len(held):,} for validation")
     return TrainSet(
         PatchDataset(rest, sources.train_ps, sources.seed, task.degradation, read),
         CentrePatches(held, sources.val_ps, sources.val_seed, task.degradation, read),
@@ -151,25 +151,25 @@ def _refuse_test_sets(task: Task, sources: Sources) -> None:
             )
 
 
-def _validates_on(sources: Sources, task: Task, say: Say) -> bool:
+def _validates_on(sources: Sources, task: Task, log: Log) -> bool:
     """Whether VAL_DIR is what is validated on."""
     if not sources.val_dir:
         return False
     if sources.val_on_test_set or not task.is_test_set(sources.val_dir):
         if Path(sources.val_dir).resolve() in (Path(folder).resolve() for folder in sources.train_dirs):
-            say(f"warning: TRAINING.VAL_DIR {sources.val_dir} is trained on as well: its scores say little")
+            log(f"warning: TRAINING.VAL_DIR {sources.val_dir} is trained on as well: its scores say little")
         return True
-    say(
+    log(
         f"warning: TRAINING.VAL_DIR {sources.val_dir} is a test set; a checkpoint chosen on it has no honest test "
         "score. Validation images are split from the training set instead (TRAINING.VAL_ON_TEST_SET true: use it)."
     )
     return False
 
 
-def _photographs(folder: str, say: Say) -> list[Pair]:
+def _photographs(folder: str, log: Log) -> list[Pair]:
     if folder == SAMPLES:
         return [Pair(name, None, path) for name, path in photographs("train").items()]
-    return find_photographs([folder], say)
+    return find_photographs([folder], log)
 
 
 def _folders(key: str, folders: Sequence[Any]) -> tuple[str, ...]:
