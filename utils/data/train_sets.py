@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from ..config import ConfigError
 from ..tasks import Task
 from .cache import Reader, open_cache
-from .pairs import Pair, PairError, Log, check_pairs, find_pairs, find_photographs
+from .pairs import Log, Pair, PairError, check_pairs, find_pairs, find_photographs
 from .patches import ONE, CentrePatches, Order, PatchDataset, Process
 from .samples import photographs
 from .scenes import perceptual_hash, split_by_scene
