@@ -41,7 +41,9 @@ def test_what_is_readable_is_accepted(suffix: str, kind: str, options: dict[str,
     path = tmp_path / f"photo{suffix}"
     path.write_bytes(encoded(kind, **options))
     assert is_image(path)
-    assert np.abs(read_image(path).astype(int) - PHOTO).mean() < 8
+    image = read_image(path)
+    assert np.abs(image.astype(int) - PHOTO).mean() < 8
+    assert image.flags.writeable and image.flags.c_contiguous
 
 
 def test_is_image_goes_by_the_suffix(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def test_colours_are_converted_as_their_definitions_say(
 ) -> None:
     photograph = read_photograph(CASES / name)
     right = expected(photograph.pixels, primaries, decode)
-    assert np.abs(read_image(CASES / name) - right).max() <= 1
+    image = read_image(CASES / name)
+    assert np.abs(image - right).max() <= 1
+    assert image.flags.writeable
     assert np.abs(photograph.pixels - right).max() > 10
 
 

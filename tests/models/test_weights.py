@@ -299,6 +299,26 @@ def test_damaged_files(model: M3SNet, published: Tensors, tmp_path: Path) -> Non
             refusal(path)
 
 
+def test_a_wrong_value_in_a_checkpoint_is_found_by_its_checksum(published: Tensors, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": published}, path)
+    value = published["ending.bias"].numpy().tobytes()
+    content = path.read_bytes()
+    assert content.count(value) == 1
+    path.write_bytes(content.replace(value, value[:-1] + bytes([value[-1] ^ 1])))
+    torch.load(path, weights_only=True)  # does not mind
+    assert "Bad CRC-32" in refusal(path)
+
+
+def test_a_checkpoint_without_checksums_loads(model: M3SNet, published: Tensors, tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(published, tmp_path / "weights.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(load_model(tmp_path / "weights.pth"), model)
+
+
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 @pytest.mark.parametrize(
     "content", [b"not weights, but text\n", b"\x80", b"{}", b"<html>404</html>", b"PK\x05\x06" + bytes(18), bytes(99)]

@@ -261,7 +261,7 @@ def _photograph(
     """Decoded pixels as a photograph: 8 bits, alpha where something is transparent, a profile where it serves."""
     mode = mode_of(profile) if profile else ""
     return Photograph(
-        _to_8_bits(pixels),
+        np.require(_to_8_bits(pixels), requirements=["C", "W"]),  # Pillow's and tifffile's may not be written to
         alpha if alpha is not None and alpha.min() < 255 else None,
         gray and mode != "RGB",  # gray in the colours of an RGB profile is written as it is meant, as RGB
         profile if mode == "RGB" or (mode == "L" and gray) else None,

@@ -51,7 +51,7 @@ def is_srgb(profile: bytes) -> bool:
 def to_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
     """H x W x 3 uint8 in the colours of a profile for RGB, or for gray (then of three equal channels) -> sRGB."""
     picture = Image.fromarray(pixels if mode_of(profile) == "RGB" else np.ascontiguousarray(pixels[..., 1]))
-    converted = np.asarray(_convert(picture, profile))
+    converted = np.array(_convert(picture, profile))
     return converted if mode_of(profile) == "RGB" else np.repeat(converted[..., 1:2], 3, axis=2)
 
 

@@ -1,0 +1,87 @@
+"""Hundreds of damaged images and weights: each is read or refused in one line, within a limit of memory."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# Each prints {"read": count, "refused": count, "wrong": [what is neither], "peak": MiB}.
+IMAGES = """
+from m3snet.tests.hostile.corpus import damaged, images
+from m3snet.utils.images import ImageError, look_at, read_photograph
+files = images()
+names = list(files)
+for name, sound in files.items():
+    for number in range(30):
+        path = folder / f"{number} {name}"
+        path.write_bytes(damaged(sound, number, files[names[number % len(names)]]))
+        attempt(path, lambda: read_photograph(path).rgb(), ImageError)
+        attempt(path, lambda: look_at(path), ImageError)
+        path.unlink()
+"""
+WEIGHTS = """
+import torch
+from safetensors.torch import save_file
+from m3snet.models import WeightsError, load_model
+from m3snet.models.weights import to_published
+from m3snet.tests.filled import tiny
+from m3snet.tests.hostile.corpus import damaged
+tensors = to_published(tiny().state_dict())
+torch.save({"state_dict": tensors, "config": {"TRAINING": {"TRAIN_PS": 64}}}, folder / "new.pth")
+torch.save({"state_dict": tensors}, folder / "old.pth", _use_new_zipfile_serialization=False)
+save_file(tensors, folder / "safe.safetensors")
+for sound in sorted(folder.iterdir()):
+    content = sound.read_bytes()
+    for number in range(60):
+        path = sound.with_stem(f"{number}{sound.stem}")
+        # Every second one is damaged where the names and shapes are.
+        head = len(content) if number % 2 else 6000
+        path.write_bytes(damaged(content[:head], number // 2, content) + content[head:])
+        attempt(path, lambda: load_model(path), WeightsError)
+        path.unlink()
+"""
+ATTEMPTS = """
+import json, resource, sys, warnings
+from pathlib import Path
+warnings.simplefilter("ignore")
+folder, found = Path(sys.argv[1]), {"read": 0, "refused": 0, "wrong": []}
+
+def attempt(path, work, refusal):
+    try:
+        work()
+        found["read"] += 1
+    except refusal as error:
+        found["refused"] += 1
+        if str(path) not in str(error) or len(str(error)) > 1500 + len(str(path)):
+            found["wrong"].append(f"{path.name}: {error}")
+    except Exception as error:
+        found["wrong"].append(f"{path.name}: {error!r}")
+"""
+RESULT = """
+found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="does not say how much memory a process took")
+@pytest.mark.parametrize(("attempts", "least"), [(IMAGES, 1200), (WEIGHTS, 180)], ids=["images", "weights"])
+def test_damaged_files_are_read_or_refused(attempts: str, least: int, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ATTEMPTS + attempts + RESULT, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["wrong"] == []
+    assert found["read"] + found["refused"] >= least
+    assert found["refused"] > least // 3
+    assert found["peak"] < 1500  # MiB
