@@ -178,13 +178,20 @@ def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photo").write_bytes(encoded(kind))
-    monkeypatch.setattr("m3snet.utils.images.headers.MAX_PIXELS", PHOTO[..., 0].size)
+    monkeypatch.setenv("M3SNET_MAX_PIXELS", str(PHOTO[..., 0].size))
     read_image(tmp_path / "photo")
-    monkeypatch.setattr("m3snet.utils.images.headers.MAX_PIXELS", PHOTO[..., 0].size - 1)
+    monkeypatch.setenv("M3SNET_MAX_PIXELS", str(PHOTO[..., 0].size - 1))
     monkeypatch.setattr("cv2.imdecode", None)
     message = r"photo: 80 x 60 pixels are more than the limit of 4,799; to raise it, set M3SNET_MAX_PIXELS in the"
     with pytest.raises(ImageError, match=message):
         read_image(tmp_path / "photo")
+
+
+def test_a_limit_that_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M3SNET_MAX_PIXELS", "1e9")
+    (tmp_path / "photo.png").write_bytes(encoded("PNG"))
+    with pytest.raises(ImageError, match="M3SNET_MAX_PIXELS=1e9: expected a number of pixels, such as 250000000"):
+        read_image(tmp_path / "photo.png")
 
 
 def test_a_jpeg_that_claims_to_be_huge(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ IMAGE_SUFFIXES = frozenset({
 _RAW_SUFFIX = re.compile(
     r"\.(3fr|arw|cr[23w]|dcr|dng|erf|iiq|kdc|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|x3f)", re.IGNORECASE
 )
-_LIMIT = "M3SNET_MAX_PIXELS"
-MAX_PIXELS = int(os.environ.get(_LIMIT, 250_000_000))  # a telephone's 200 megapixels, and what a computer can hold
+_LIMIT = "M3SNET_MAX_PIXELS"  # in the environment
+_MAX_PIXELS = 250_000_000  # a telephone's 200 megapixels, and what a computer can hold
 
 # The classes themselves: Image.open has a limit of its own, and takes some JPEG files for another format.
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
@@ -106,8 +106,8 @@ def load_file(path: Path) -> tuple[str, bytes]:
             if kind not in _PLUGINS:
                 raise ImageError(f"{path}: a {kind}, which is not read; convert it to PNG, TIFF or JPEG first")
             size = os.fstat(file.fileno()).st_size
-            if size > 8 * MAX_PIXELS:  # bytes of a pixel with four channels of 16 bits
-                raise ImageError(f"{path}: {size:,} bytes are more than an image of {_LIMIT}={MAX_PIXELS} can have")
+            if size > 8 * max_pixels():  # bytes of a pixel with four channels of 16 bits
+                raise ImageError(f"{path}: {size:,} bytes are more than an image of {max_pixels():,} pixels can have")
             return kind, start + file.read()
     except OSError as error:
         raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
@@ -130,16 +130,28 @@ def open_header(path: Path, kind: str, data: bytes) -> ImageFile.ImageFile:
     return picture
 
 
+def max_pixels() -> int:
+    """How many pixels an image may have: 250 million, or what M3SNET_MAX_PIXELS in the environment says.
+
+    Raises:
+        ImageError: that is no number.
+    """
+    text = os.environ.get(_LIMIT, "")
+    if text and not text.isdecimal():
+        raise ImageError(f"{_LIMIT}={text}: expected a number of pixels, such as {_MAX_PIXELS}")
+    return int(text) if text else _MAX_PIXELS
+
+
 def check_size(path: Path, width: int, height: int) -> None:
-    """Refuse an image of more pixels than MAX_PIXELS: a small file can claim any number of them.
+    """Refuse an image of more pixels than `max_pixels`: a small file can claim any number of them.
 
     Raises:
         ImageError: there are too many, or none.
     """
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels():
         raise ImageError(
-            f"{path}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}; to raise it, set "
-            f"{_LIMIT} in the environment"
+            f"{path}: {width} x {height} pixels are more than the limit of {max_pixels():,}; to raise it, set {_LIMIT} "
+            "in the environment"
         )
     if width < 1 or height < 1:
         raise ImageError(f"{path}: {width} x {height} pixels")

@@ -89,7 +89,7 @@ def read_photograph(path: str | Path) -> Photograph:
     damage inside a JPEG, WebP, AVIF or LZW-compressed TIFF may pass: they have no checksums.
 
     Raises:
-        ImageError: the file is missing, empty, cut off, damaged, larger than MAX_PIXELS (`utils.images.headers`), an
+        ImageError: the file is missing, empty, cut off, damaged, larger than `headers.max_pixels`, an
             animation, of several pages, a raw file, or of a format that is not read.
     """
     path = Path(path)
