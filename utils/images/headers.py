@@ -104,7 +104,8 @@ def load_file(path: Path) -> tuple[str, bytes]:
             if kind is None:
                 raise ImageError(f"{path}: not an image, or one of an unknown format")
             if kind not in _PLUGINS:
-                raise ImageError(f"{path}: a {kind}, which is not read; convert it to PNG, TIFF or JPEG first")
+                way = "" if kind == "video" else "; convert it to PNG, TIFF or JPEG first"
+                raise ImageError(f"{path}: a {kind}, which is not read{way}")
             size = os.fstat(file.fileno()).st_size
             if size > 8 * max_pixels():  # bytes of a pixel with four channels of 16 bits
                 raise ImageError(f"{path}: {size:,} bytes are more than an image of {max_pixels():,} pixels can have")
