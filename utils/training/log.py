@@ -17,6 +17,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker, WandBTracker
+from torchvision.utils import make_grid
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -147,7 +148,7 @@ class TrainingLog:
         self.info(f"epoch {epoch}: validation PSNR {psnr:.3f} dB")
         self._validation.write(f"{self.done},{epoch},{psnr}\n")
         self._track({"validation/psnr": psnr})
-        shown = {f"validation/{n} (degraded, restored, target)": np.stack(images) for n, images in enumerate(samples)}
+        shown = {f"validation/{n} (degraded, restored, target)": _in_a_row(images) for n, images in enumerate(samples)}
         for tracker in self._trackers:
             layout = {"dataformats": "NHWC"} if tracker is self._board else {}
             tracker.log_images(shown, step=self.done, **layout)
@@ -217,3 +218,9 @@ def _wandb(folder: Path, config: CfgNode) -> list[WandBTracker]:
             config=to_dict(config),
         )
     ]
+
+
+def _in_a_row(images: Sequence[np.ndarray]) -> np.ndarray:
+    """H x W x 3 uint8 images side by side, as a batch of one."""
+    grid = make_grid(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), nrow=len(images))
+    return grid.permute(1, 2, 0).numpy()[None]
