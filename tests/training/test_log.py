@@ -170,5 +170,5 @@ def test_weights_and_biases_is_asked_for_by_name(
     assert calls[0]["config"]["OPTIM"]["BATCH_SIZE"] == 4
     assert [step for step, values in logged if "train/psnr" in values] == [1, 2, 3, 4]
     assert [values["validation/psnr"] for _, values in logged if "validation/psnr" in values]
-    assert logged[-1] == (4, {"validation/1 (degraded, restored, target)": [(24, 104, 3)]})  # in a row, 2 pixels around each
+    assert logged[-1] == (4, {"validation/1 (degraded, restored, target)": [(24, 104, 3)]})  # 2 pixels around each
     assert len(ended) == 2
