@@ -13,6 +13,24 @@ from skimage import data
 from m3snet.models import SIZES
 from m3snet.utils.images import write_image
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Root:
+    """Makes pytest take the repository's root, which is the package m3snet, for a plain folder.
+
+    As a package, pytest would import it a second time by the folder's name, or fail where that name is no identifier.
+    """
+
+    @staticmethod
+    @pytest.hookimpl
+    def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Root())
+
 
 @pytest.fixture
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,9 @@ def test_an_editable_install_runs_programs_among_decoys(copy: Path, decoys: Path
     assert run(python, "-c", "import m3snet; print(m3snet.__file__)", cwd=decoys).strip() == str(copy / "__init__.py")
     for program in ("restore.py", "Deraining/train.py"):
         assert "usage:" in run(python, copy / program, "--help", cwd=decoys)
+    # The folder's name is no module's name: pytest takes it for a folder, not for a package.
+    one_name = (copy / "tests/test_package.py", "-k", "one_name")
+    assert "1 passed" in run(python, "-m", "pytest", "-n0", *one_name, cwd=decoys)
     # Here the decoys are first on the path.
     assert "usage:" in run(python, "-m", "m3snet.Deblurring.prepare", "--help", cwd=decoys)
 
