@@ -63,8 +63,6 @@ setup(
             # They judge, as black boxes, that files written here are M3SNet files.
             "spandrel>=0.4",
             "spandrel_extra_arches>=0.2",
-            # benchmarks/loader.py: how other codes read images
-            "torchvision>=0.21",
             # builds the wheel that is tested, without a network
             "setuptools>=70.1",
             *FIG,
