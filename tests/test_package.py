@@ -202,7 +202,7 @@ def test_each_file_is_imported_under_one_name() -> None:
     names: dict[Path, set[str]] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and Path(file).is_relative_to(ROOT):
+        if file and Path(file).is_relative_to(ROOT) and not Path(file).is_relative_to(sys.prefix):
             names.setdefault(Path(file), set()).add(name)
     assert names[ROOT / "__init__.py"] == {"m3snet"}
     assert not {file: found for file, found in names.items() if len(found) > 1}
