@@ -1,7 +1,7 @@
 """glibc's allocator, kept from giving large blocks back to the system after every operation and asking for them again.
 
 Every large tensor would be mapped, zeroed by the kernel page by page, and unmapped: half of the time of a forward pass
-on a CPU (docs/performance.md).
+on a CPU (measured by benchmarks/inference.py).
 """
 from __future__ import annotations
 
