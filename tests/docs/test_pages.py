@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,8 @@ import m3snet.Deraining.dataset
 from m3snet.models import create_model
 from m3snet.models.weights import released
 from m3snet.utils.config import load_task_config
+from m3snet.utils.data.blur import BLURS
+from m3snet.utils.data.rain import SHARES
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("docs", "Deblurring", "Deraining", "pretrained", "benchmarks", "tools", "fig")
@@ -137,6 +140,19 @@ def test_commands_are_understood(file: Path, understood: None, monkeypatch: pyte
             load_task_config(DEFAULTS[program.parent.name], found.config, found.opts)  # an unknown key is an error
 
 
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_examples_in_python_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    image = np.random.default_rng(0).integers(0, 256, (48, 56, 3), dtype=np.uint8)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found: dict[str, object] = {"image": image}
+    for block in blocks:
+        exec(block, found)
+    if "restored" in found:
+        assert isinstance(found["restored"], np.ndarray)
+        assert found["restored"].shape == image.shape
+
+
 def test_extras_exist_and_are_explained() -> None:
     extras_require = (ROOT / "setup.py").read_text(encoding="utf-8").split("extras_require=")[1]
     known = set(re.findall(r'^        "(\w+)": ', extras_require, re.MULTILINE))
@@ -212,3 +228,11 @@ def test_the_sizes_have_as_many_parameters() -> None:
         with torch.device("meta"):
             model = create_model(name)
         assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" == parameters
+
+
+def test_the_shares_of_rain_and_blur_are_those_that_are_drawn() -> None:
+    page = (ROOT / "docs/synthesis.md").read_text(encoding="utf-8")
+    told = {kind: int(share) / 100 for kind, share in re.findall(r"^\| ([\w ]+) \| (\d+) % \|", page, re.MULTILINE)}
+    drawn = {**SHARES, **{kind: blur.share for kind, blur in BLURS.items()}}
+    drawn["none"] = drawn.pop("dry")
+    assert told == pytest.approx(drawn)
