@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from .augment import ORIENTATIONS, crop, random_corner
 from .pairs import Pair, check_sizes
 
 Key = tuple[int, int]
+T = TypeVar("T")
 
 
 class Process(NamedTuple):
@@ -43,26 +44,27 @@ class Patch(NamedTuple):
     pair: int  # which of the pairs it is cut from, so that an error can name the file
 
 
-class PatchDataset(Dataset[Patch]):
-    """Random square patches of `pairs`; a pair without input is degraded by `degradation` after the crop.
+class _PairDataset(Dataset[T]):
+    """Views of at most `size` x `size` pixels of `pairs`; a pair without input is degraded by `degradation`.
 
-    Keys are (epoch, index); an index beyond the pairs is one more look at one of them. The degradation's margin around
-    a patch is degraded too and then cut off, so that what comes from beyond its border is real. `read` gives the image
-    of a path, as `read_image` and the caches of `utils.data.cache` do; patches may be views of it, which the data
-    loader's own collation copies, once, into the batch.
+    `read` gives the image of a path, as `read_image` and the caches of `utils.data.cache` do.
+
+    Raises:
+        ValueError: a pair lacks an input, and there is no degradation.
     """
 
     def __init__(
         self,
         pairs: Sequence[Pair],
-        patch_size: int,
+        size: int,
         seed: int,
         degradation: Degradation | None = None,
         read: Callable[[Path], np.ndarray] = read_image,
     ) -> None:
-        _check_degradation(pairs, degradation)
+        if degradation is None and any(pair.input is None for pair in pairs):
+            raise ValueError("pairs without an input image need a degradation")
         self.pairs = list(pairs)
-        self.patch_size = patch_size
+        self.size = size
         self.seed = seed
         self.degradation = degradation
         self.read = read
@@ -70,11 +72,20 @@ class PatchDataset(Dataset[Patch]):
     def __len__(self) -> int:
         return len(self.pairs)
 
+
+class PatchDataset(_PairDataset[Patch]):
+    """Random square patches of `pairs`; a pair without input is degraded by `degradation` after the crop.
+
+    Keys are (epoch, index); an index beyond the pairs is one more look at one of them. The degradation's margin around
+    a patch is degraded too and then cut off, so that what comes from beyond its border is real. Patches may be views of
+    what `read` gives, which the data loader's own collation copies, once, into the batch.
+    """
+
     def __getitem__(self, key: Key) -> Patch:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
         number = index % len(self.pairs)
-        pair, size = self.pairs[number], self.patch_size
+        pair, size = self.pairs[number], self.size
         target = self.read(pair.target)
         height, width = target.shape[:2]
         top, left = random_corner(height, width, size, rng)
@@ -197,30 +208,12 @@ class PatchBatches(Sampler[list[Key]]):
             yield keys[start : start + share]
 
 
-class CentrePatches(Dataset[tuple[np.ndarray, np.ndarray]]):
+class CentrePatches(_PairDataset[tuple[np.ndarray, np.ndarray]]):
     """The (degraded, target) centre crops of `pairs`, of at most `size` x `size` pixels: what validation looks at.
 
     A pair without input is degraded whole by `degradation`, from `seed` and its name alone, so that every epoch sees
-    the same image. `read` as in `PatchDataset`.
+    the same image.
     """
-
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        size: int,
-        seed: int,
-        degradation: Degradation | None = None,
-        read: Callable[[Path], np.ndarray] = read_image,
-    ) -> None:
-        _check_degradation(pairs, degradation)
-        self.pairs = list(pairs)
-        self.size = size
-        self.seed = seed
-        self.degradation = degradation
-        self.read = read
-
-    def __len__(self) -> int:
-        return len(self.pairs)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return (self[number] for number in range(len(self)))
@@ -237,8 +230,3 @@ class CentrePatches(Dataset[tuple[np.ndarray, np.ndarray]]):
         height, width = (min(self.size, length) for length in target.shape[:2])
         top, left = (target.shape[0] - height) // 2, (target.shape[1] - width) // 2
         return crop(degraded, top, left, height, width), crop(target, top, left, height, width)
-
-
-def _check_degradation(pairs: Sequence[Pair], degradation: Degradation | None) -> None:
-    if degradation is None and any(pair.input is None for pair in pairs):
-        raise ValueError("pairs without an input image need a degradation")
