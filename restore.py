@@ -16,20 +16,14 @@ from m3snet.models.weights import find_weights, released
 from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.files import check_outputs
 from m3snet.utils.images import WRITTEN_SUFFIXES, Photograph, check_can_hold, read_photograph, write_photograph
+from m3snet.utils.restoring.backends import BACKENDS, PRECISIONS
 from m3snet.utils.restoring.photographs import restore_photograph
-from m3snet.utils.restoring.restorer import (
-    PRECISIONS,
-    fast_restorer,
-    load_restorer,
-    smallest_tile,
-    warn_of_other_task,
-)
+from m3snet.utils.restoring.restorer import TILE, Restorer, warn_of_other_task
 
 if TYPE_CHECKING:
     from m3snet.utils.scoring.pictures import Row
 
 WEIGHTS = {"rain": "derain", "blur": "deblur"}  # the released weights that remove it
-TILE = 960  # pixels
 
 
 def run() -> None:
@@ -54,12 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_outputs(outputs, photos, args.overwrite)
     file = find_weights(args.weights or WEIGHTS[args.task])
     warn_of_other_task(file, released()[WEIGHTS[args.task]]["task"])
-    model = fast_restorer(load_restorer(file, tlc=args.tlc), args.precision)
-    smallest = smallest_tile(model)
-    tile = max(TILE, smallest) if args.tile is None else args.tile
-    if tile and tile < smallest:
-        raise UserError(f"--tile {tile}: with these weights expected 0, or at least {smallest} pixels")
-    print(f"{file.stem}: {str(model.dtype).removeprefix('torch.')} on {next(model.parameters()).device}", flush=True)
+    restorer = Restorer(file, args.device, args.precision, args.backend, args.tlc, args.tile)
+    print(restorer, flush=True)
     failed = 0
     rows: list[Row] = []
     for photo, out in jobs:
@@ -67,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             start = time.perf_counter()
             photograph = read_photograph(photo)
             check_can_hold(out, photograph)
-            restored = restore_photograph(model, photograph, tile)
+            restored = restore_photograph(restorer, photograph)
             write_photograph(out, restored)
         except (OSError, UserError) as error:  # the photographs after it may be good
             named = str(photo) in str(error) or str(out) in str(error)
@@ -126,6 +116,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         metavar="FILE|NAME",
         help="a checkpoint, or the name of released weights (default: derain for rain, deblur for blur)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest that is there)")
+    parser.add_argument(
+        "--backend",
+        choices=["auto", *BACKENDS],
+        default="auto",
+        help="what runs the network; auto (default): the fastest that was measured for the device",
     )
     parser.add_argument(
         "--precision",

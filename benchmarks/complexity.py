@@ -22,7 +22,7 @@ from m3snet.benchmarks.cost import Cost, count_macs, count_parameters, in_new_pr
 from m3snet.models import SIZES, create_model
 from m3snet.utils.cli import run_program
 from m3snet.utils.provenance import machine, provenance
-from m3snet.utils.restoring.restorer import best_device
+from m3snet.utils.restoring.backends import find_device
 
 Row = dict[str, Any]
 
@@ -78,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="NAME", help=", ".join(SIZES))
-    parser.add_argument("--device", default=best_device().type, help="cpu, cuda, cuda:1, mps (default: the fastest)")
+    parser.add_argument("--device", default=find_device().type, help="cpu, cuda, cuda:1, mps (default: the fastest)")
     parser.add_argument("--runs", type=whole, default=3, help="the fastest of how many; 0: only count (default: 3)")
     parser.add_argument(
         "--image", type=size, default=(256, 256), metavar="WxH", help="image to measure on (default: 256x256)"

@@ -16,12 +16,11 @@ from statistics import fmean
 import cv2
 import numpy as np
 
-from m3snet.models import M3SNet
 from m3snet.utils.cli import run_program
 from m3snet.utils.data.pairs import find_pairs, find_photographs
 from m3snet.utils.data.rain import rain_of_kind
 from m3snet.utils.images import read_image
-from m3snet.utils.restoring.restorer import load_restorer, restore_image
+from m3snet.utils.restoring.restorer import Restorer
 from m3snet.utils.scoring.metrics import psnr, rgb_to_y
 
 MULTIPLE = 16
@@ -34,16 +33,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--photographs", type=Path, metavar="DIR", help="sharp, dry photographs")
     parser.add_argument("--pairs", type=Path, metavar="DIR", help="holds input/ and target/")
     arguments = parser.parse_args(argv)
-    model = load_restorer(arguments.weights)
+    restorer = Restorer(arguments.weights, precision="float32", backend="exact", tile=0)
     if arguments.photographs:
-        shifts = {photo.name: tone(model, photo.target) for photo in find_photographs([arguments.photographs])}
+        shifts = {photo.name: tone(restorer, photo.target) for photo in find_photographs([arguments.photographs])}
         print(f"{'mean shift, grey levels':30}{'mean':>8}{'worst':>8}")
         for column, kind in enumerate(("dry", "light rain", "heavy rain")):
             values = {name: shift[column] for name, shift in shifts.items()}
             worst = max(values, key=lambda name: abs(values[name]))
             print(f"{kind:30}{fmean(map(abs, values.values())):8.2f}{values[worst]:+8.2f}  {worst}")
     if arguments.pairs:
-        changes = {pair.name: border(model, pair.input, pair.target) for pair in find_pairs(arguments.pairs)}
+        changes = {pair.name: border(restorer, pair.input, pair.target) for pair in find_pairs(arguments.pairs)}
         print(f"{'PSNR against zeros, dB':30}{'mean':>8}{'worst':>8}")
         for column, kind in enumerate(("reflected", "16 rows and columns cut off")):
             values = {name: change[column] for name, change in changes.items()}
@@ -51,17 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{kind:30}{fmean(values.values()):+8.2f}{values[worst]:+8.2f}  {worst}")
 
 
-def tone(model: M3SNet, path: Path) -> tuple[float, float, float]:
+def tone(restorer: Restorer, path: Path) -> tuple[float, float, float]:
     """Mean of the restored image minus that of the photograph: dry, in light rain, in heavy rain."""
     photograph = read_image(path)
     seed = [*path.name.encode()]
     rained = (rain_of_kind(kind, photograph, np.random.default_rng(seed)) for kind in ("light", "heavy"))
     inputs = photograph, *rained
-    dry, light, heavy = (float(restore_image(model, image).mean() - photograph.mean()) for image in inputs)
+    dry, light, heavy = (float(restorer(image).mean() - photograph.mean()) for image in inputs)
     return dry, light, heavy
 
 
-def border(model: M3SNet, degraded: Path | None, target: Path) -> tuple[float, float]:
+def border(restorer: Restorer, degraded: Path | None, target: Path) -> tuple[float, float]:
     """By how many dB the score changes: reflected instead of zeros at the border, and 16 rows and columns cut off."""
     assert degraded is not None
     image, truth = read_image(degraded), read_image(target)
@@ -69,7 +68,7 @@ def border(model: M3SNet, degraded: Path | None, target: Path) -> tuple[float, f
     down, right = (-length % MULTIPLE for length in image.shape[:2])
     reflected = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REFLECT_101)
     scores = [
-        psnr(rgb_to_y(restore_image(model, variant)[:height, :width]), rgb_to_y(truth[:height, :width]))
+        psnr(rgb_to_y(restorer(variant)[:height, :width]), rgb_to_y(truth[:height, :width]))
         for variant in (image, reflected, np.ascontiguousarray(image[:height, :width]))
     ]
     return scores[1] - scores[0], scores[2] - scores[0]

@@ -36,7 +36,7 @@ from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.data.augment import ORIENTATIONS, orient
 from m3snet.utils.data.patches import Patch
 from m3snet.utils.provenance import code_version
-from m3snet.utils.restoring.restorer import best_device
+from m3snet.utils.restoring.backends import find_device
 from m3snet.utils.training.build import build_optimizer, compile_model
 from m3snet.utils.training.loss import PSNRLoss
 from m3snet.utils.training.state import TrainState
@@ -267,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    gpu = best_device().type != "cpu"
+    gpu = find_device().type != "cpu"
     sizes = ["M3SNet-32", "M3SNet-64"] if gpu else ["M3SNet-T", "M3SNet-S"]
     parser.add_argument(
         "--sizes",
@@ -283,13 +283,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of this project's side")
     parser.add_argument("--compile", action="store_true", help="torch.compile on this project's side")
     parser.add_argument("--grad-checkpointing", action="store_true", help="on this project's side")
-    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default=best_device().type)
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default=find_device().type)
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="(default: %(default)s)")
     args = parser.parse_args(argv)
     if args.patch % 16:
         parser.error(f"--patch {args.patch}: the published network pads what is no multiple of 16, and does not crop")
-    if args.device != "cpu" and args.device != best_device().type:
-        parser.error(f"--device {args.device}: there is none; {best_device().type} is the best here")
+    if args.device != "cpu" and args.device != find_device().type:
+        parser.error(f"--device {args.device}: there is none; {find_device().type} is the best here")
     missing = [name for name in PEER if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"the published network comes from {' and '.join(missing)}: pip install -e '.[test]'")

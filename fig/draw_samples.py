@@ -19,7 +19,7 @@ from m3snet.Deraining.dataset import TASK as DERAINING
 from m3snet.utils.cli import run_program
 from m3snet.utils.data.samples import sample_pairs
 from m3snet.utils.images import read_image
-from m3snet.utils.restoring.restorer import load_restorer, restore_image
+from m3snet.utils.restoring.restorer import Restorer
 from m3snet.utils.scoring.metrics import PROTOCOLS
 from m3snet.utils.scoring.pictures import Row, comparison_sheet
 from m3snet.utils.tasks import Task
@@ -58,7 +58,7 @@ def _row(shown: Shown, weights: str, folder: Path) -> Row:
     task, name = shown.task, shown.photograph
     pairs = sample_pairs(task.degradation, folder / task.degradation.name)
     degraded, target = (read_image(pairs / side / f"{name}.png") for side in ("input", "target"))
-    restored = restore_image(load_restorer(weights), degraded)
+    restored = Restorer(weights, precision="float32", backend="exact", tile=0)(degraded)
     score = PROTOCOLS[task.protocol]
     before, after = score(degraded, target), score(restored, target)
     caption = (

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +18,11 @@ import m3snet.Deblurring.dataset
 import m3snet.Deraining.dataset
 from m3snet.models import FusedM3SNet, M3SNet, load_model, save_weights
 from m3snet.models.weights import WeightsError, released
-from m3snet.restore import TILE, WEIGHTS, find_photographs, main
+from m3snet.restore import WEIGHTS, find_photographs, main
 from m3snet.utils.cli import UserError
 from m3snet.utils.images import Photograph, read_image, read_photograph, to_tensor, write_image, write_photograph
-from m3snet.utils.restoring.restorer import (
-    RestoringError,
-    fast_restorer,
-    load_restorer,
-    restore_image,
-    smallest_tile,
-)
+from m3snet.utils.restoring.backends import BackendError
+from m3snet.utils.restoring.restorer import TILE, Restorer, RestoringError, restore_image
 from m3snet.utils.scoring.pictures import error_map
 
 SCRIPT = Path(__file__).parents[2] / "restore.py"
@@ -50,9 +46,9 @@ def weights(model: M3SNet, tmp_path: Path) -> str:
     return str(path)
 
 
-def fast(weights: str, tlc: bool = True) -> FusedM3SNet:
-    """The network that restore.py takes."""
-    return fast_restorer(load_restorer(weights, tlc))
+def exact(weights: str | Path, tlc: bool = True) -> Restorer:
+    """The network that test.py takes."""
+    return Restorer(weights, "cpu", "float32", "exact", tlc, tile=0)
 
 
 @pytest.fixture
@@ -74,7 +70,7 @@ def test_restore_keeps_the_size_and_rounds_to_8_bits(model: M3SNet) -> None:
 
 def test_restore_refuses_what_is_no_photograph(model: M3SNet) -> None:
     for image in (np.zeros((20, 20), np.uint8), np.zeros((20, 20, 3), np.float32), np.zeros((3, 20, 20), np.uint8)):
-        with pytest.raises(ValueError, match=r"expected an H x W x 3 uint8 image, found \("):
+        with pytest.raises(ValueError, match=r"expected an H x W x 3 uint8 or uint16 image, found \("):
             restore_image(model, image)
 
 
@@ -130,26 +126,28 @@ def test_weights_for_other_images_than_rgb_are_refused(channels: int, said: str,
     path = tmp_path / "weights.safetensors"
     save_weights(M3SNet(img_channel=channels, width=8, enc_blk_nums=(1, 1, 1, 1)), path)
     with pytest.raises(WeightsError, match=rf"weights\.safetensors: for images of {said} photographs have 3"):
-        load_restorer(path)
+        Restorer(path)
 
 
 def test_a_network_without_anything_to_pool_is_told_from_others(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(M3SNet(width=8, enc_blk_nums=(0, 0), dec_blk_nums=(0, 0), ffm=False), path)
     with pytest.raises(UserError, match="M3SNet has no"):
-        load_restorer(path)
-    load_restorer(path, tlc=False)
+        Restorer(path)
+    Restorer(path, tlc=False)
 
 
-def test_load_restorer_with_and_without_tlc(model: M3SNet, weights: str) -> None:
+def test_a_restorer_with_and_without_tlc(model: M3SNet, weights: str, tmp_path: Path) -> None:
     image = data.astronaut()[:64, 100:260]
-    plain = restore_image(load_restorer(weights, tlc=False, device="cpu"), image)
+    plain = exact(weights, tlc=False)(image)
     assert np.array_equal(plain, restore_image(model, image))
-    local = restore_image(load_restorer(weights, tlc=True, patch_size=32, device="cpu"), image)
+    model.patch_size = 32
+    save_weights(model, tmp_path / "small.safetensors")
+    local = exact(tmp_path / "small.safetensors")(image)
     assert local.shape == plain.shape
     assert not np.array_equal(local, plain)
     # A window that covers the image pools all of it.
-    assert np.array_equal(restore_image(load_restorer(weights, tlc=True, patch_size=256, device="cpu"), image), plain)
+    assert np.array_equal(exact(weights)(image), plain)
 
 
 def test_one_photograph_to_a_file_in_a_new_folder(
@@ -158,10 +156,10 @@ def test_one_photograph_to_a_file_in_a_new_folder(
     out = tmp_path / "new" / "dry.png"
     main(["rain", str(photo), "-o", str(out), "--weights", weights])
     network, line = capsys.readouterr().out.splitlines()
-    assert network in ("tiny: float32 on cpu", "tiny: bfloat16 on cpu")
+    assert network in ("tiny: float32, torch on cpu", "tiny: bfloat16, torch on cpu")
     assert line.startswith(f"{photo}  71x50  ")
     assert line.endswith(f" s  -> {out}")
-    assert np.array_equal(read_image(out), restore_image(fast(weights), read_image(photo)))
+    assert np.array_equal(read_image(out), Restorer(weights)(read_image(photo)))
 
 
 def test_the_precision_is_chosen_by_what_the_processor_has(
@@ -174,16 +172,44 @@ def test_the_precision_is_chosen_by_what_the_processor_has(
         (True, "float32", "float32"),
         (False, "bfloat16", "bfloat16"),
     ):
-        monkeypatch.setattr("m3snet.utils.restoring.restorer._has_bfloat16", lambda _, has=has: has)
+        monkeypatch.setattr("m3snet.utils.restoring.backends.has_bfloat16", lambda _, has=has: has)
         out = tmp_path / f"{has}{choice}.png"
         main(["rain", str(photo), "-o", str(out), "--weights", weights, "--precision", choice])
-        assert capsys.readouterr().out.startswith(f"tiny: {taken} on cpu\n")
+        assert capsys.readouterr().out.startswith(f"tiny: {taken}, torch on cpu\n")
         restored.append(read_image(out))
     assert np.array_equal(restored[1], restored[2]) and np.array_equal(restored[0], restored[3])
     assert not np.array_equal(restored[0], restored[1])
-    assert np.array_equal(restored[1], restore_image(load_restorer(weights), read_image(photo)))  # float32 is exact
-    with pytest.raises(RestoringError, match="precision int8: expected auto, float32 or bfloat16"):
-        fast_restorer(load_restorer(weights), "int8")
+    assert np.array_equal(restored[1], exact(weights)(read_image(photo)))  # float32 is exact
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"precision": "int8"}, "precision int8: expected auto, float32, bfloat16, float16"),
+        ({"precision": "float16"}, "precision float16: not on a CPU"),
+        ({"backend": "exact", "precision": "bfloat16"}, "backend exact: computes in float32 only; bfloat16 needs"),
+        ({"backend": "caffe"}, "backend caffe: expected auto, exact, torch, compile"),
+        ({"device": "cuda:77"}, "device cuda:77: not to be had here; the best is cpu"),
+        ({"device": "toaster"}, "device toaster: not to be had here"),
+    ],
+)
+def test_what_is_not_to_be_had_here_is_one_line(
+    asked: dict[str, Any], said: str, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(BackendError, match=said):
+        Restorer(weights, **{"device": "cpu", **asked})
+
+
+def test_16_bits_stay_16_bits(model: M3SNet) -> None:
+    image = data.astronaut()[:35, :52].astype(np.uint16) * 257 + 100
+    restored = Restorer(model, precision="float32")(image)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(image.astype(np.float32) / 65535).permute(2, 0, 1)[None])
+    assert restored.dtype == np.uint16
+    assert np.abs(restored - expected[0].permute(1, 2, 0).numpy().clip(0, 1) * 65535).max() < 2
+    assert len(np.unique(restored % 257)) > 200
 
 
 def test_tlc_is_on_until_turned_off(weights: str, tmp_path: Path) -> None:
@@ -192,8 +218,8 @@ def test_tlc_is_on_until_turned_off(weights: str, tmp_path: Path) -> None:
     write_image(photo, image)
     for tlc, option in ((True, []), (False, ["--no-tlc"])):
         main(["rain", str(photo), "-o", str(out), "--weights", weights, "--overwrite", *option])
-        assert np.array_equal(read_image(out), restore_image(fast(weights, tlc), image))
-    assert not np.array_equal(read_image(out), restore_image(fast(weights), image))
+        assert np.array_equal(read_image(out), Restorer(weights, tlc=tlc)(image))
+    assert not np.array_equal(read_image(out), Restorer(weights)(image))
 
 
 def test_several_photographs_to_a_folder_and_a_bad_one_among_them(
@@ -307,7 +333,7 @@ def test_alpha_and_profile_come_out_as_they_went_in(suffix: str, weights: str, t
     assert found.profile == profile
     assert found.alpha is not None and np.array_equal(found.alpha, image[..., 2])
     visible = found.alpha > 0  # WebP drops colours that nobody sees
-    assert np.array_equal(found.pixels[visible], restore_image(fast(weights), image)[visible])
+    assert np.array_equal(found.pixels[visible], Restorer(weights)(image)[visible])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -320,7 +346,7 @@ def test_gray_stays_gray(channels: int, tmp_path: Path) -> None:
     found = read_photograph(out)
     assert found.gray == (channels == 1)
     assert np.ptp(found.pixels, axis=2).max() == 0
-    coloured = restore_image(fast("derain_t"), read_image(photo))
+    coloured = Restorer("derain_t")(read_image(photo))
     assert np.ptp(coloured, axis=2).max() > 5
     assert np.abs(found.pixels.astype(int) - coloured).mean() < 2
 
@@ -419,12 +445,11 @@ def test_a_large_photograph_is_restored_in_tiles(weights: str, tmp_path: Path) -
     slow = load_model(weights)
     slow.patch_size = 64
     save_weights(slow, weights)
-    model = fast(weights)
     for tile in (192, 0, 500):
         main(["rain", str(photo), "-o", str(out), "--weights", weights, "--tile", str(tile), "--overwrite"])
-        assert np.array_equal(read_image(out), restore_image(model, image, tile))
-        assert np.array_equal(read_image(out), restore_image(model, image)) == (tile != 192)
-    with pytest.raises(UserError, match="--tile 191: with these weights expected 0, or at least 192 pixels"):
+        assert np.array_equal(read_image(out), Restorer(weights, tile=tile)(image))
+        assert np.array_equal(read_image(out), Restorer(weights, tile=0)(image)) == (tile != 192)
+    with pytest.raises(UserError, match="tile 191: with these weights expected 0, or at least 192 pixels"):
         main(["rain", str(photo), "-o", str(out), "--tile", "191", "--weights", weights, "--overwrite"])
 
 
@@ -443,25 +468,17 @@ def test_tiles_overlap_by_the_window_of_tlc(
         return image
 
     monkeypatch.setattr("m3snet.utils.restoring.restorer.in_tiles", note)
-    model = load_restorer(weights, tlc)
-    assert smallest_tile(model) == 2 * overlap
-    restore_image(model, data.astronaut(), tile=2 * overlap)
+    restorer = Restorer(weights, tlc=tlc, tile=2 * overlap)
+    assert restorer.smallest_tile == 2 * overlap
+    restorer(data.astronaut())
     assert overlaps == [overlap]
 
 
-def test_the_default_tile_is_never_too_small(
-    weights: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_tile_is_never_too_small(weights: str) -> None:
     tiles: list[int] = []
-
-    def note(model: torch.nn.Module, photograph: Photograph, tile: int) -> Photograph:
-        tiles.append(tile)
-        return photograph
-
-    monkeypatch.setattr("m3snet.restore.restore_photograph", note)
     for patch_size in (128, 480):  # windows of 192 and 720
         model = load_model(weights)
         model.patch_size = patch_size
         save_weights(model, weights)
-        main(["rain", str(photo), "-o", str(tmp_path / f"{patch_size}.png"), "--weights", weights])
+        tiles.append(Restorer(weights).tile)
     assert tiles == [TILE, 1440]

@@ -163,7 +163,7 @@ def test_every_pair_is_looked_at_before_the_first_image(
     root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = root / "Rain13K/test/Rain100L"
-    monkeypatch.setattr(evaluator, "restore_image", lambda *_: pytest.fail("an image was restored"))
+    monkeypatch.setattr(evaluator.Restorer, "__call__", lambda *_: pytest.fail("an image was restored"))
     cut = folder / "input/rain-1.png"
     cut.write_bytes(cut.read_bytes()[:-40])
     write_image(folder / "target/norain-4.png", read_image(folder / "target/norain-4.png")[1:])
@@ -214,19 +214,33 @@ def test_tlc_can_be_turned_off(root: Path, weights: Path, tmp_path: Path) -> Non
     assert with_tlc[0]["psnr"] != without[0]["psnr"]
 
 
+def test_results_say_what_ran_the_network(root: Path, weights: Path, tmp_path: Path) -> None:
+    command = ["--weights", str(weights), "--opts", "DATA.ROOT", str(root)]
+    scores = []
+    for number, (options, taken) in enumerate(
+        (([], ["exact", "float32"]), (["--backend", "torch", "--precision", "bfloat16"], ["torch", "bfloat16"]))
+    ):
+        out = tmp_path / str(number)
+        evaluator.run(DEFAULTS, TASK, None, ["--results", str(out), *options, *command])
+        (result,) = json.loads((out / "results.json").read_text())
+        assert [result["provenance"][key] for key in ("backend", "precision")] == taken
+        scores.append(result["psnr"])
+    assert scores[0] != scores[1] and abs(scores[0] - scores[1]) < 0.1
+
+
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(
     root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run(root, weights, tmp_path / "whole")
-    restore, calls = evaluator.restore_image, []
+    restore, calls = evaluator.Restorer.__call__, []
 
-    def counted(model: Any, image: np.ndarray) -> np.ndarray:
+    def counted(restorer: evaluator.Restorer, image: np.ndarray) -> np.ndarray:
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return restore(model, image)
+        return restore(restorer, image)
 
-    monkeypatch.setattr(evaluator, "restore_image", counted)
+    monkeypatch.setattr(evaluator.Restorer, "__call__", counted)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run(root, weights, out)

@@ -5,21 +5,20 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from torch import nn
 
 from ..images import Photograph
-from .restorer import restore_image
+from .restorer import Restorer
 
 
-def restore_photograph(model: nn.Module, photograph: Photograph, tile: int = 0) -> Photograph:
-    """Restore a photograph as `restore_image` does; its alpha and colour profile stay, and gray stays gray.
+def restore_photograph(restorer: Restorer, photograph: Photograph) -> Photograph:
+    """Restore a photograph; its alpha and colour profile stay, and gray stays gray.
 
     The network sees the numbers of the file, whatever colours they mean.
 
     Raises:
-        RestoringError, ValueError: as `restore_image`.
+        RestoringError, ValueError: as `Restorer`.
     """
-    restored = restore_image(model, photograph.pixels, tile)
+    restored = restorer(photograph.pixels)
     if is_gray(photograph.pixels):
         restored = np.repeat(cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     return replace(photograph, pixels=restored)

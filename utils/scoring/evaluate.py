@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..data.pairs import Pair, PairError, read_pair
 from ..images import ImageError, write_image
-from ..restoring.restorer import best_device
+from ..restoring.backends import find_device
 from .journal import Journal
 from .metrics import PROTOCOLS, Protocol
 from .test_sets import TestSet
@@ -121,7 +121,7 @@ def files_of(pair: Pair, out_dir: Path | None) -> list[Path]:
 def start_processes() -> PartialState:
     """This process and its like: one, or as many as torchrun started."""
     # Without cpu=True, processes on a machine without an accelerator would not find each other.
-    return PartialState(cpu=best_device().type == "cpu")
+    return PartialState(cpu=find_device().type == "cpu")
 
 
 def _scores(

@@ -4,7 +4,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from ...models.weights import find_weights, released
 from ..config import argument_parser, load_task_config, save_config
 from ..data.pairs import PairError, check_pairs_quickly
 from ..provenance import provenance, sha256
-from ..restoring.restorer import PUBLISHED_PATCH, load_restorer, restore_image, warn_of_other_task
+from ..restoring.backends import BACKENDS, PRECISIONS
+from ..restoring.restorer import PUBLISHED_PATCH, Restorer, warn_of_other_task
 from ..tasks import Task
 from .evaluate import Result, done_before, evaluate, start_processes
 from .gallery import draw_gallery
@@ -43,10 +43,18 @@ def run(defaults: CfgNode, task: Task, description: str | None, argv: Sequence[s
         score_folders(config, task, arguments.score, arguments.target, out_dir)
     else:
         weights = arguments.weights or task.weights
-        evaluate_task(config, task, weights, arguments.results or home / _title(weights))
+        out_dir = arguments.results or home / _title(weights)
+        evaluate_task(config, task, weights, out_dir, arguments.backend, arguments.precision)
 
 
-def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Path) -> list[Result]:
+def evaluate_task(
+    config: CfgNode,
+    task: Task,
+    weights: str | Path,
+    out_dir: Path,
+    backend: str = "exact",
+    precision: str = "float32",
+) -> list[Result]:
     """Evaluate all sets that `config` names, print their table and write scores, pictures and config.yml to `out_dir`.
 
     Every file is looked at before the first image is restored, except those of images that an interrupted run did.
@@ -61,7 +69,8 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
     file = find_weights(weights)
     warn_of_other_task(file, task.name)
     perceptual = _perceptual(config.TEST.PERCEPTUAL)
-    model = load_restorer(weights, config.TEST.TLC, device=state.device)
+    restorer = Restorer(weights, state.device, precision, backend, config.TEST.TLC, tile=0)
+    model = restorer.model
     size, window = size_name(model), tlc_window(model)
     patch = (model.patch_size or PUBLISHED_PATCH) if window else None
     origin: Origin = {
@@ -70,7 +79,8 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
         "size": size,
         "tlc_patch": patch,
         "tlc_window": window,
-        "precision": "float32",
+        "backend": restorer.backend,
+        "precision": restorer.precision,
         "rounding": _ROUNDING,
         "tiling": None,
         "perceptual": list(config.TEST.PERCEPTUAL),
@@ -85,13 +95,13 @@ def evaluate_task(config: CfgNode, task: Task, weights: str | Path, out_dir: Pat
         state.print(
             f"{weights}: {size or 'M3SNet'}, {parameters:,} parameters, "
             + (f"TLC window {window} (patches of {patch})" if window else "without TLC")
-            + f", on {state.device.type}"
+            + f", {restorer.precision}, {restorer.backend} on {state.device.type}"
         )
         folders: list[Path | None] = [out_dir / test_set.name for test_set in sets]
         journals = _begin(sets, folders, out_dir, origin)
         results = []
         for test_set, folder, journal in zip(sets, folders, journals, strict=True):
-            result = evaluate(partial(restore_image, model), test_set, folder, journal, perceptual)
+            result = evaluate(restorer, test_set, folder, journal, perceptual)
             results.append(_with_origin(result, origin))
             if state.is_main_process:
                 draw_set(result["per_image"], test_set.pairs, out_dir / test_set.name, out_dir / f"{test_set.name}.png")
@@ -148,6 +158,12 @@ def _parse(description: str | None, argv: Sequence[str] | None) -> argparse.Name
         metavar="DIR",
         type=Path,
         help="where to write (default: results/TASK/WEIGHTS, with --score results/TASK/scores/NAME OF ITS FOLDER)",
+    )
+    parser.add_argument(
+        "--backend", choices=["auto", *BACKENDS], default="exact", help="what runs the network (default: exact)"
+    )
+    parser.add_argument(
+        "--precision", choices=["auto", *PRECISIONS], default="float32", help="of its features (default: float32)"
     )
     parser.add_argument("--score", metavar="DIR", type=Path, help="score these restored images; no network is run")
     parser.add_argument("--target", metavar="DIR", type=Path, help="with --score: their ground truths, same names")

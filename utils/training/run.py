@@ -256,7 +256,7 @@ class Run:
 
         They are shared among the processes.
         """
-        training, model, score = self.config.TRAINING, self.state.restorer, PROTOCOLS[self.task.protocol]
+        training, model, score = self.config.TRAINING, self.state.averaged, PROTOCOLS[self.task.protocol]
         images, process = self.data.validation, this_process(self.accelerator)
         shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ...models import M3SNet
@@ -83,6 +82,6 @@ class TrainState:
         return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
     @property
-    def restorer(self) -> nn.Module:
+    def averaged(self) -> M3SNet:
         """The weights that are validated and released: the average, where one is kept."""
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.ema is None else self.ema.module  # type: ignore[return-value]
