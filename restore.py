@@ -18,7 +18,7 @@ from m3snet.utils.files import check_outputs
 from m3snet.utils.images import WRITTEN_SUFFIXES, Photograph, check_can_hold, read_photograph, write_photograph
 from m3snet.utils.restoring.backends import BACKENDS, PRECISIONS
 from m3snet.utils.restoring.photographs import restore_photograph
-from m3snet.utils.restoring.restorer import TILE, Restorer, warn_of_other_task
+from m3snet.utils.restoring.restorer import Restorer, warn_of_other_task
 
 if TYPE_CHECKING:
     from m3snet.utils.scoring.pictures import Row
@@ -134,8 +134,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--tile",
         metavar="PIXELS",
         type=int,
-        help="restore a photograph with more pixels than PIXELS x PIXELS in overlapping tiles of at most that side, "
-        f"to save memory (default {TILE}; at least twice the TLC window, by which they overlap; 0: always whole)",
+        help="restore a photograph with more pixels than PIXELS x PIXELS in overlapping tiles of at most that side "
+        "(default: what fits into the memory; at least twice the TLC window, by which they overlap; 0: always whole)",
     )
     parser.add_argument(
         "--no-tlc",

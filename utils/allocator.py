@@ -13,6 +13,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = 2**31 - 1
 
 
+class _Statistics(ctypes.Structure):
+    """struct mallinfo2, malloc.h."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
+
+
 def keep_freed_memory() -> bool:
     """Let this process keep what it frees for its next large tensors; returns whether anything was set.
 
@@ -23,3 +30,13 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def kept_memory() -> int:
+    """The bytes that this process holds and does not use: its next large tensors take nothing from the system."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2  # glibc from 2.33
+    except (AttributeError, OSError, TypeError):  # no glibc; TypeError is Windows
+        return 0
+    mallinfo.restype = _Statistics
+    return mallinfo().fordblks

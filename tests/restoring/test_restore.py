@@ -22,7 +22,7 @@ from m3snet.restore import WEIGHTS, find_photographs, main
 from m3snet.utils.cli import UserError
 from m3snet.utils.images import Photograph, read_image, read_photograph, to_tensor, write_image, write_photograph
 from m3snet.utils.restoring.backends import BackendError
-from m3snet.utils.restoring.restorer import TILE, Restorer, RestoringError, restore_image
+from m3snet.utils.restoring.restorer import Restorer, RestoringError, restore_image
 from m3snet.utils.scoring.pictures import error_map
 
 SCRIPT = Path(__file__).parents[2] / "restore.py"
@@ -106,9 +106,7 @@ def test_out_of_memory_is_one_line_and_the_next_photograph_goes_on(
     with pytest.raises(UserError, match="1 of 2 photographs could not be restored"):
         main(["rain", *map(str, photos), "-o", str(tmp_path / "out"), "--weights", weights])
     shown = capsys.readouterr()
-    assert shown.err == (
-        f"error: {photos[0]}: not enough memory on cpu for 50 x 20 pixels; restore it in (smaller) tiles\n"
-    )
+    assert shown.err == f"error: {photos[0]}: not enough memory on cpu for 50 x 20 pixels\n"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.png"]
 
 
@@ -463,7 +461,7 @@ def test_tiles_overlap_by_the_window_of_tlc(
     save_weights(model, weights)
     overlaps: list[int] = []
 
-    def note(network: object, image: torch.Tensor, tile: int, overlap: int) -> torch.Tensor:
+    def note(network: object, image: np.ndarray, tile: int, overlap: int, grid: int, progress: object) -> np.ndarray:
         overlaps.append(overlap)
         return image
 
@@ -472,13 +470,3 @@ def test_tiles_overlap_by_the_window_of_tlc(
     assert restorer.smallest_tile == 2 * overlap
     restorer(data.astronaut())
     assert overlaps == [overlap]
-
-
-def test_the_default_tile_is_never_too_small(weights: str) -> None:
-    tiles: list[int] = []
-    for patch_size in (128, 480):  # windows of 192 and 720
-        model = load_model(weights)
-        model.patch_size = patch_size
-        save_weights(model, weights)
-        tiles.append(Restorer(weights).tile)
-    assert tiles == [TILE, 1440]

@@ -8,9 +8,12 @@ import numpy as np
 
 from ..images import Photograph
 from .restorer import Restorer
+from .tiling import Progress
 
 
-def restore_photograph(restorer: Restorer, photograph: Photograph) -> Photograph:
+def restore_photograph(
+    restorer: Restorer, photograph: Photograph, progress: Progress | None = None
+) -> Photograph:
     """Restore a photograph; its alpha and colour profile stay, and gray stays gray.
 
     The network sees the numbers of the file, whatever colours they mean.
@@ -18,7 +21,7 @@ def restore_photograph(restorer: Restorer, photograph: Photograph) -> Photograph
     Raises:
         RestoringError, ValueError: as `Restorer`.
     """
-    restored = restorer(photograph.pixels)
+    restored = restorer(photograph.pixels, progress)
     if is_gray(photograph.pixels):
         restored = np.repeat(cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     return replace(photograph, pixels=restored)

@@ -12,12 +12,11 @@ from ...models import M3SNet, apply_tlc, load_model, tlc_window
 from ...models.tlc import ENLARGEMENT
 from ...models.weights import PRETRAINED, WeightsError, released
 from ..cli import UserError, warn
-from ..images import to_image, to_tensor
 from .backends import find_device, open_backend
-from .tiling import in_tiles
+from .memory import largest_tile
+from .tiling import Progress, in_tiles
 
 PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were trained on
-TILE = 960  # pixels
 
 
 class RestoringError(UserError):
@@ -34,7 +33,8 @@ class Restorer:
         model: the network that it runs, with TLC if that was asked for.
         name: of the weights, for people.
         device, precision, backend: what was asked for, or what auto stands for.
-        tile: the largest side of a tile in pixels; 0: images are restored whole.
+        tile: the largest side of a tile in pixels; 0: images are restored whole; None: what fits into the memory.
+            When the memory did not suffice it becomes smaller.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Restorer:
             backend: a key of `backends.BACKENDS`; auto: the fastest that was measured for the device.
             tlc: pool over windows, as the network did in training, not over the whole image (`models.tlc`).
             tile: restore an image with more pixels than `tile` x `tile` in overlapping tiles of at most that side;
-                None: of a size that fits the network; 0: never.
+                None: with more pixels than fit into the memory that is free; 0: never.
 
         Raises:
             WeightsError: no such weights, not those of an M3SNet, or of one for other images than RGB.
@@ -73,15 +73,18 @@ class Restorer:
         self.model = network.to(self.device).to(memory_format=torch.channels_last)
         self.network, self.backend, self.precision = open_backend(backend, self.model, precision)
         self.smallest_tile = smallest_tile(self.model)
-        self.tile = max(TILE, self.smallest_tile) if tile is None else tile
+        self.tile = tile
         if self.tile and self.tile < self.smallest_tile:
             raise RestoringError(f"tile {tile}: with these weights expected 0, or at least {self.smallest_tile} pixels")
 
     def __str__(self) -> str:
         return f"{self.name}: {self.precision}, {self.backend} on {self.device}"
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """Restore an H x W x 3 uint8 or uint16 RGB image; the same shape and type come back.
+
+        Out of memory, it begins again in tiles of half the side, and says so. `progress` is called after every tile
+        with their number and that of all; without it a bar is shown on a terminal.
 
         Raises:
             ValueError: the array is of another shape or type.
@@ -89,27 +92,34 @@ class Restorer:
         """
         if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"expected an H x W x 3 uint8 or uint16 image, found {image.shape} {image.dtype}")
-        try:
-            with torch.inference_mode():
-                whole = to_tensor(image)
-                restored = (
-                    in_tiles(self._part, whole, self.tile, self.smallest_tile // 2) if self.tile else self._part(whole)
-                )
-                if not restored.isfinite().all():
+        height, width = image.shape[:2]
+        grid = 2 ** len(self.model.downs)
+        tile = self._largest_tile() if self.tile is None else self.tile
+        while True:
+            try:
+                with torch.inference_mode():
+                    return in_tiles(self._part, image, tile, self.smallest_tile // 2, grid, progress)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                side = min(tile, math.isqrt(height * width))
+                if side <= self.smallest_tile:
                     raise RestoringError(
-                        "the network's output is not finite: its weights or its precision do not serve"
-                    )
-                return to_image(restored, image.dtype)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            height, width = image.shape[:2]
-            raise RestoringError(
-                f"not enough memory on {self.device.type} for {width} x {height} pixels; restore it in (smaller) tiles"
-            ) from error
+                        f"not enough memory on {self.device.type} for {width} x {height} pixels"
+                        + "; restore it in tiles" * (self.tile == 0)
+                    ) from error
+            tile = self.tile = max(side // 2, self.smallest_tile)
+            warn(f"not enough memory on {self.device.type} for {side} x {side} pixels; now in tiles of {tile} x {tile}")
+
+    def _largest_tile(self) -> int:
+        fits = largest_tile(self.model.config["width"], self.backend, self.precision, self.device)
+        return max(fits, self.smallest_tile)
 
     def _part(self, image: torch.Tensor) -> torch.Tensor:
-        return self.network(image.to(self.device, memory_format=torch.channels_last))
+        restored = self.network(image.to(self.device, memory_format=torch.channels_last))
+        if not restored.isfinite().all():
+            raise RestoringError("the network's output is not finite: its weights or its precision do not serve")
+        return restored
 
 
 def restore_image(model: M3SNet, image: np.ndarray) -> np.ndarray:
