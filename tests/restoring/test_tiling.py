@@ -169,7 +169,7 @@ def test_what_is_free_decides_how_large_a_tile_is(monkeypatch: pytest.MonkeyPatc
         seen.clear()
         assert np.array_equal(restore(image), image)
         assert seen == expected
-    assert memory.largest_tile(8, "torch", "float32", torch.device("cpu")) == 9
+    assert memory.largest_tile(8, "torch", "float32", torch.device("cpu")) == 10
 
 
 def test_on_a_cpu_a_pass_takes_no_more_than_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
