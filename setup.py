@@ -74,6 +74,8 @@ setup(
         "download": ["gdown>=5"],
         # TEST.PERCEPTUAL: LPIPS, DISTS, NIQE; pyiqa's licence is non-commercial, and it downloads its networks.
         "perceptual": ["pyiqa>=0.1.13"],
+        # Videos: restore.py. The releases for older Pythons cannot write how a video is rotated.
+        "video": ["av>=18; python_version >= '3.11'"],
         # fig/*.py
         "fig": FIG,
     },
