@@ -22,6 +22,7 @@ FOLDERS = (
 )
 NOT_INSTALLED = ("setup", "hubconf")  # of the modules beside this one
 FIG = ["matplotlib>=3.8"]
+VIDEO = ["av>=18; python_version >= '3.11'"]  # those for older Pythons cannot write how a video is rotated
 
 
 class Build(build_py):
@@ -66,6 +67,7 @@ setup(
             # builds the wheel that is tested, without a network
             "setuptools>=70.1",
             *FIG,
+            *VIDEO,
         ],
         "dev": ["ruff>=0.6", "mypy>=1.11"],
         # TRAINING.WANDB
@@ -74,8 +76,8 @@ setup(
         "download": ["gdown>=5"],
         # TEST.PERCEPTUAL: LPIPS, DISTS, NIQE; pyiqa's licence is non-commercial, and it downloads its networks.
         "perceptual": ["pyiqa>=0.1.13"],
-        # Videos: restore.py. The releases for older Pythons cannot write how a video is rotated.
-        "video": ["av>=18; python_version >= '3.11'"],
+        # restore.py reads and writes videos with it.
+        "video": VIDEO,
         # fig/*.py
         "fig": FIG,
     },
