@@ -9,7 +9,6 @@ import hashlib
 import json
 import pickle
 import re
-import zipfile
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors.torch import save
 from ..utils.cli import UserError
 from ..utils.files import write_atomically
 from .m3snet import M3SNet
+from .pickles import check_pickles
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 
@@ -143,13 +143,13 @@ def _read(path: Path) -> tuple[Any, int | None]:
     content: Any
     patch_size: Any
     try:
-        if path.suffix.lower() == ".safetensors":
+        if _is_safetensors(path):
             with safe_open(path, "pt") as file:
                 patch_size = (file.metadata() or {}).get("patch_size", "")
                 content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
             patch_size = int(patch_size) if patch_size.isdecimal() else None
         else:
-            _check_zip(path)
+            check_pickles(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
             patch_size = _trained_on(content)
     except pickle.UnpicklingError as error:
@@ -171,21 +171,10 @@ def _read(path: Path) -> tuple[Any, int | None]:
     return content, patch_size
 
 
-def _check_zip(path: Path) -> None:
-    """Torch writes its zip files uncompressed, and unpacks compressed ones: 4 KB of them can become any size.
-
-    It writes checksums, too, and does not compare them.
-    """
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or by how it begins: the length of its header in 8 bytes, and JSON."""
     with path.open("rb") as file:
-        if file.read(4) != b"PK\3\4":
-            return
-        with zipfile.ZipFile(file) as members:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
-                raise zipfile.BadZipFile("compressed, which torch.save never does; unpack it first")
-            for member in members.infolist():
-                with members.open(member) as content:
-                    while member.CRC and content.read(1 << 20):  # compared at its end; torch.save can leave it out: 0
-                        pass
+        return path.suffix.lower() == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def _trained_on(checkpoint: Any) -> int | None:

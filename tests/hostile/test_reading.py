@@ -46,13 +46,40 @@ for sound in sorted(folder.iterdir()):
         attempt(path, lambda: load_model(path), WeightsError)
         path.unlink()
 """
+MALICIOUS = """
+from m3snet.Deraining.test import main as test
+from m3snet.models import WeightsError, load_model
+from m3snet.models.weights import to_published
+from m3snet.restore import main as restore
+from m3snet.tests.filled import tiny
+from m3snet.tests.hostile import malicious
+from m3snet.tests.hostile.corpus import CASES
+mark, photo, harmless = folder / "mark", CASES / "gray-rain.png", []
+for number, (name, content) in enumerate(malicious.files(to_published(tiny().state_dict()), mark).items()):
+    path = folder / name.replace("/", " ")
+    path.write_bytes(content)
+    refused = found["refused"]
+    attempt(path, lambda: load_model(path), WeightsError)
+    if found["refused"] == refused:
+        harmless.append(path.stem)
+    elif number % 20 == 0:
+        weights = ["--weights", str(path)]
+        attempt(path, lambda: restore(["rain", str(photo), "-o", str(folder / "out.png"), *weights]), WeightsError)
+        attempt(path, lambda: test(["--results", str(folder / "results"), *weights]), WeightsError)
+    path.unlink()
+    if list(folder.iterdir()):
+        found["wrong"].append(f"{name}: left {[path.name for path in folder.iterdir()]}")
+if set(harmless) != malicious.HARMLESS:
+    found["wrong"].append(f"read: {harmless}")
+"""
 ATTEMPTS = """
-import json, resource, sys, warnings
+import faulthandler, json, resource, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 folder, found = Path(sys.argv[1]), {"read": 0, "refused": 0, "wrong": []}
 
 def attempt(path, work, refusal):
+    faulthandler.dump_traceback_later(600, exit=True)
     try:
         work()
         found["read"] += 1
@@ -60,17 +87,24 @@ def attempt(path, work, refusal):
         found["refused"] += 1
         if str(path) not in str(error) or len(str(error)) > 1500 + len(str(path)):
             found["wrong"].append(f"{path.name}: {error}")
+        if any(ord(letter) < 32 and letter != "\\n" for letter in str(error)):
+            found["wrong"].append(f"{path.name}: {error!r}")
     except Exception as error:
         found["wrong"].append(f"{path.name}: {error!r}")
 """
 RESULT = """
+faulthandler.cancel_dump_traceback_later()
 found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
 print(json.dumps(found))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="does not say how much memory a process took")
-@pytest.mark.parametrize(("attempts", "least"), [(IMAGES, 1200), (WEIGHTS, 180)], ids=["images", "weights"])
+@pytest.mark.parametrize(
+    ("attempts", "least"),
+    [(IMAGES, 1200), (WEIGHTS, 180), (MALICIOUS, 360)],
+    ids=["images", "damaged weights", "malicious weights"],
+)
 def test_damaged_files_are_read_or_refused(attempts: str, least: int, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ATTEMPTS + attempts + RESULT, str(tmp_path)],

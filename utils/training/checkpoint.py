@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from natsort import natsorted
 
+from ...models.pickles import check_pickles
 from ..cli import UserError
 from ..files import TEMPORARY, temporary_name, write_atomically
 
@@ -59,10 +60,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; TRAINING.RESUME takes auto, a checkpoint's path or false")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch's own reader leaves the checksums alone
-            if torn := archive.testzip():
-                raise CheckpointError(f"{torn} does not have the checksum that was written with it")
-            # Not covered by it, and torch's reader gives whatever was in memory for a "folder".
+        check_pickles(path)
+        with zipfile.ZipFile(path) as archive:
+            # Not covered by checksums, and torch's reader gives whatever was in memory for a "folder".
             if any(part.external_attr for part in archive.infolist()):
                 raise CheckpointError("its table of contents is not as it was written")
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,80 @@
+"""What the pickles in a file would do to this process, found out before torch.load reads them.
+
+Its weights_only keeps them from running code. Left are calls that it allows, of a size that the file chooses: 20 bytes
+make a bytearray of 2 GB, a few hundred nest tuples so that their hash never ends, or overflows the stack and with it
+the process.
+"""
+from __future__ import annotations
+
+import pickle
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+_LEGACY = 5  # pickles at the beginning of a file as torch.save wrote it before 1.6
+_MOST_ITEMS = 10_000  # in a tuple and the tuples in it; the state of Python's random numbers has 626
+_CHECKED = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}  # what can be hashed, and so can be a key
+
+
+def check_pickles(path: Path) -> None:
+    """Read the pickles of a file that torch.save wrote, without making an object of them.
+
+    Torch writes its zip files uncompressed, and unpacks compressed ones: 4 KB of them can become any size. It writes
+    checksums, too, and does not compare them.
+
+    Raises:
+        pickle.UnpicklingError: one is damaged, makes bytes of any number, or nests tuples without an end.
+        zipfile.BadZipFile: compressed, or damaged.
+    """
+    with path.open("rb") as file:
+        if file.peek(4)[:4] != b"PK\3\4":
+            for _ in range(_LEGACY):
+                if file.peek(1):
+                    _check_pickle(file)
+            return
+        with zipfile.ZipFile(file) as members:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+                raise zipfile.BadZipFile("compressed, which torch.save never does; unpack it first")
+            for member in members.infolist():
+                member.CRC = member.CRC or None  # type: ignore[assignment]  # torch.save can leave it out
+                with members.open(member) as content:
+                    if member.filename.endswith(".pkl"):
+                        _check_pickle(content)
+                    while content.read(1 << 20):  # at its end the checksum is compared
+                        pass
+
+
+def _check_pickle(file: IO[bytes]) -> None:
+    stack: list[int | None] = []  # per object: how many items its hash goes through; None is a mark
+    memo: dict[Any, int] = {}
+    try:
+        for code, argument, _ in pickletools.genops(file):
+            if code.name == "GLOBAL" and str(argument).endswith(" bytearray"):
+                raise pickle.UnpicklingError("it holds a bytearray")
+            if code.name == "MARK":
+                stack.append(None)
+            elif code.name in ("GET", "BINGET", "LONG_BINGET"):
+                stack.append(memo[argument])
+            elif code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+                memo[len(memo) if argument is None else argument] = stack[-1] or 0
+            elif code.stack_before != code.stack_after:  # otherwise it is about the pickle, not about objects
+                items = _taken(stack, code)
+                made = 1 + sum(items) if code.name in _CHECKED else 1
+                if made > _MOST_ITEMS:
+                    raise pickle.UnpicklingError("it nests tuples without an end")
+                stack += [made] * len(code.stack_after)
+    except (ValueError, LookupError) as error:
+        raise pickle.UnpicklingError(f"it is damaged ({error!r})") from error
+
+
+def _taken(stack: list[int | None], code: pickletools.OpcodeInfo) -> list[int]:
+    """What an opcode takes from the stack."""
+    items: list[int] = []
+    for kind in reversed(code.stack_before):
+        if kind is pickletools.stackslice:  # all down to the mark, which is named after it
+            while (item := stack.pop()) is not None:
+                items.append(item)
+        elif kind is not pickletools.markobject:
+            items.append(stack.pop() or 0)
+    return items
