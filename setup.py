@@ -1,7 +1,8 @@
 """Installs one package, m3snet, whose root is this folder: `pip install -e .`, or `pip install .`."""
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
@@ -23,6 +24,13 @@ FOLDERS = (
 NOT_INSTALLED = ("setup", "hubconf")  # of the modules beside this one
 FIG = ["matplotlib>=3.8"]
 VIDEO = ["av>=18; python_version >= '3.11'"]  # those for older Pythons cannot write how a video is rotated
+# Loaded by models/kernels.py. Sums may be taken in any order; without a compiler, torch does what it does.
+KERNELS = Extension(
+    "m3snet.models._kernels",
+    ["models/kernels.c"],
+    extra_compile_args=["-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"],
+    optional=True,
+)
 
 
 class Build(build_py):
@@ -55,6 +63,7 @@ setup(
             "utils/scoring/*.html",
         ],
     },
+    ext_modules=[] if sys.platform == "win32" else [KERNELS],
     entry_points={"console_scripts": ["m3snet-restore=m3snet.restore:run"]},
     install_requires=REQUIREMENTS,
     extras_require={

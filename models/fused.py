@@ -4,21 +4,27 @@ In every NAFBlock the scale and shift of a LayerNorm are folded into the 1x1 con
 into the one that precedes them. With TLC the means of windows, and the 1x1 convolution of these means, are computed
 only where the window lies inside the image; its border repeats the nearest of them. Without TLC the channels' scales
 become a part of the weights of one small convolution.
+
+On a CPU a block works through its features in stripes of rows, small enough that what one operation writes is still in
+the cache when the next one reads it, and in place: large intermediate tensors would cost more time than the arithmetic,
+and most of the memory.
 """
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
-import cv2
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import kernels
 from .blocks import LayerNorm2d, NAFBlock
 from .m3snet import M3SNet
 from .tlc import LocalAvgPool2d
 
-_MOST_CHANNELS = 128  # of OpenCV 5's arrays
+_STRIPE = 1 << 23  # elements of a block's widest tensor, in one stripe
+_SUMMED_ROWS = 4  # of window sums at a time
 
 
 def fuse(model: M3SNet, dtype: torch.dtype = torch.float32) -> FusedM3SNet:
@@ -28,6 +34,10 @@ def fuse(model: M3SNet, dtype: torch.dtype = torch.float32) -> FusedM3SNet:
     float32, and window means are computed in float32, or the image would lose levels.
     """
     return FusedM3SNet(model, dtype)
+
+
+Conv = Callable[[torch.Tensor], torch.Tensor]
+Scale = Callable[[int, int], torch.Tensor]  # first and last + 1 of some rows -> their scale
 
 
 class FusedM3SNet(nn.Module):
@@ -44,6 +54,7 @@ class FusedM3SNet(nn.Module):
                 setattr(self.network.get_submodule(parent), child, FusedBlock(block))
         self.network.to(dtype).to(memory_format=torch.channels_last)
 
+    @torch.no_grad()  # blocks work in place
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         self.network.check(image)
         padded = self.network.pad(image)
@@ -53,7 +64,7 @@ class FusedM3SNet(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """A NAFBlock with its scales folded into its convolutions."""
+    """A NAFBlock with its scales folded into its convolutions. Its result takes the place of its input."""
 
     def __init__(self, block: NAFBlock) -> None:
         super().__init__()
@@ -67,50 +78,114 @@ class FusedBlock(nn.Module):
         self.pool = copy.deepcopy(block.sca.pool)  # says which window; what it does is done here
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu" or _is_traced():
+            return self._update(x, [(0, x.shape[2])])
+        stripes = _stripes(x.shape[2], 2 * x.shape[1] * x.shape[3])
+        for image in x.split(1):  # only the rows of a single image lie in one piece
+            self._update(image, stripes)
+        return x
+
+    def _update(self, x: torch.Tensor, stripes: list[tuple[int, int]]) -> torch.Tensor:
+        y = self._mixed(x, stripes)
+        conv3, scale = self._attention(y)
+        for first, last in stripes:
+            part, gated = x[:, :, first:last], y[:, :, first:last]
+            part += conv3(gated if scale is None else gated.mul_(scale(first, last)))
+            a, b = self.conv4(self._norm(part)).chunk(2, dim=1)
+            part += self.conv5(a * b)
+        return x
+
+    def _mixed(self, x: torch.Tensor, stripes: list[tuple[int, int]]) -> torch.Tensor:
+        """What channel attention is applied to; `conv2` sees one row beyond each end of a stripe."""
+        if len(stripes) == 1:
+            return self._gated(x)
+        y = torch.empty_like(x)
+        for first, last in stripes:
+            top = max(first - 1, 0)
+            y[:, :, first:last] = self._gated(x[:, :, top : last + 1])[:, :, first - top : last - top]
+        return y
+
+    def _gated(self, x: torch.Tensor) -> torch.Tensor:
         a, b = self.conv2(self.conv1(self._norm(x))).chunk(2, dim=1)
-        x = self._attended(a * b).add_(x)
-        a, b = self.conv4(self._norm(x)).chunk(2, dim=1)
-        return self.conv5(a * b).add_(x)
+        return a * b
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         pixels = x.permute(0, 2, 3, 1)
+        if _has_kernels(x) and pixels.shape[-1] % 2 == 0 and pixels.is_contiguous():
+            return kernels.normalise(pixels, self.eps).permute(0, 3, 1, 2)
         return F.layer_norm(pixels, pixels.shape[-1:], eps=self.eps).permute(0, 3, 1, 2)
 
-    def _attended(self, y: torch.Tensor) -> torch.Tensor:
-        """`conv3` of `y` scaled by its channel attention."""
+    def _attention(self, y: torch.Tensor) -> tuple[Conv, Scale | None]:
+        """What stands for `conv3`, and the scale of `y` before it in some of the rows: None where the former has it."""
         height, width = y.shape[-2:]
         window = self.pool.window if isinstance(self.pool, LocalAvgPool2d) else (height, width)
         if window[0] >= height and window[1] >= width:
-            scale = self.sca(y.mean((2, 3), keepdim=True, dtype=torch.float32).to(y.dtype))
-            if len(y) == 1:
-                return F.conv2d(y, self.conv3.weight * scale, self.conv3.bias)
-            return self.conv3(y * scale)
+            everywhere = self.sca(y.mean((2, 3), keepdim=True, dtype=torch.float32).to(y.dtype))
+            if len(y) > 1:
+                return self.conv3, lambda first, last: everywhere
+            weight = self.conv3.weight * everywhere
+            return lambda part: F.conv2d(part, weight, self.conv3.bias), None
         rows, columns = min(window[0], height), min(window[1], width)
-        scale = self.sca(window_means(y.float(), rows, columns).to(y.dtype))
-        down, right = height - scale.shape[-2], width - scale.shape[-1]
+        inside = self.sca(window_means(y, rows, columns))
+        down, right = height - inside.shape[2], width - inside.shape[3]
         above, left = min((rows - 1) // 2, down), min((columns - 1) // 2, right)
-        return self.conv3(y * F.pad(scale, (left, right - left, above, down - above), mode="replicate"))
+        nearest = (torch.arange(height, device=y.device) - above).clamp(0, inside.shape[2] - 1)
+
+        def scale(first: int, last: int) -> torch.Tensor:
+            part = inside.permute(0, 2, 3, 1).index_select(1, nearest[first:last]).permute(0, 3, 1, 2)
+            return F.pad(part, (left, right - left, 0, 0), mode="replicate")
+
+        return self.conv3, scale
+
+
+def _stripes(height: int, row: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of stripes of about `_STRIPE` elements, where a row of the image has `row` elements."""
+    rows = max(1, _STRIPE // row)
+    return [(first, min(first + rows, height)) for first in range(0, height, rows)]
+
+
+def _has_kernels(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype != torch.float16 and not _is_traced() and kernels.available()
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def window_means(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """The means of all windows of that size that lie inside the image.
+    """The means of all windows of that size that lie inside the image, summed in float32.
 
-    N x C x H x W float32 -> N x C x (H - rows + 1) x (W - columns + 1).
+    N x C x H x W -> N x C x (H - rows + 1) x (W - columns + 1).
     """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if x.device.type != "cpu" or traced or x.requires_grad:
-        return _means_along(_means_along(x, rows, -2), columns, -1)
-    down, right = x.shape[2] - rows + 1, x.shape[3] - columns + 1
-    # OpenCV keeps one running sum, in double precision, and reads channels_last memory as it is.
-    means = []
-    for image in x.permute(0, 2, 3, 1):
-        parts = [
-            cv2.boxFilter(part.contiguous().numpy(), cv2.CV_32F, (columns, rows), anchor=(0, 0))
-            for part in image.split(_MOST_CHANNELS, dim=-1)
-        ]
-        whole = [torch.from_numpy(part).view(*image.shape[:2], -1) for part in parts]
-        means.append(torch.cat([part[:down, :right] for part in whole], dim=-1))
-    return torch.stack(means).permute(0, 3, 1, 2)
+    if x.device.type != "cpu" or _is_traced():
+        return _means_along(_means_along(x.float(), rows, -2), columns, -1).to(x.dtype)
+    running = kernels.window_means if _has_kernels(x) else _running_means
+    means = [running(image, rows, columns) for image in x.permute(0, 2, 3, 1)]
+    return torch.stack(means).permute(0, 3, 1, 2) if len(means) > 1 else means[0].permute(2, 0, 1)[None]
+
+
+def _running_means(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """`window_means` of one H x W x C image: each row of sums is the one above it, with a row added and one taken away.
+
+    It reads the image twice, and a few rows at a time stay in the cache.
+    """
+    height, width, channels = image.shape
+    down, right = height - rows + 1, width - columns + 1
+    means = image.new_empty(down, right, channels)
+    above = image[:rows].sum(0, dtype=torch.float32)
+    for first in range(0, down, _SUMMED_ROWS):
+        last = min(first + _SUMMED_ROWS, down)
+        sums = torch.empty(last - first, width, channels)
+        sums[0] = above
+        sums[1:] = image[first + rows : last + rows - 1]
+        sums[1:] -= image[first : last - 1]
+        sums = sums.cumsum(0)
+        if last < down:
+            above = sums[-1] + image[last + rows - 1] - image[last - 1]
+        sums = sums.cumsum(1).mul_(1 / (rows * columns))
+        means[first:last, 0] = sums[:, columns - 1]
+        means[first:last, 1:] = sums[:, columns:] - sums[:, : right - 1]
+    return means
 
 
 def _means_along(x: torch.Tensor, window: int, axis: int) -> torch.Tensor:

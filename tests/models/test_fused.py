@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from m3snet.models import M3SNet, apply_tlc, load_model
+from m3snet.models import M3SNet, apply_tlc, kernels, load_model
 from m3snet.models.fused import fuse, window_means
 from m3snet.tests.filled import tiny
 
@@ -68,13 +70,69 @@ def test_the_network_stays_as_it_was(network: M3SNet) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize("chs", [5, 300])  # OpenCV 5 takes 128 at once
-def test_running_and_prefix_sums_agree(chs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[True, False], ids=["compiled loops", "torch alone"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.param:
+        monkeypatch.setattr(kernels, "available", lambda: False)
+    elif not kernels.available():
+        pytest.skip("kernels.c is not compiled here")
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_stripes_of_rows_meet_without_a_seam(
+    loops: None, network: M3SNet, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = fuse(network, precision)
+    whole = fused(image(130, 75))
+    monkeypatch.setattr("m3snet.models.fused._STRIPE", 1 << 13)  # five rows, and of the coarsest level one
+    torch.testing.assert_close(fused(image(130, 75)), whole, rtol=0, atol=1e-5 if precision == torch.float32 else 0.02)
+
+
+@pytest.mark.parametrize("chs", [6, 130])
+@pytest.mark.parametrize("window", [(7, 10), (23, 10), (1, 1), (7, 31)])
+def test_window_means_are_means(
+    loops: None, chs: int, window: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = torch.rand(2, chs, 23, 31).contiguous(memory_format=torch.channels_last) + 5
-    slow = x.unfold(2, 7, 1).unfold(3, 10, 1).mean((-2, -1))
-    torch.testing.assert_close(window_means(x, 7, 10), slow, rtol=0, atol=2e-6)
+    slow = x.unfold(2, window[0], 1).unfold(3, window[1], 1).mean((-2, -1))
+    torch.testing.assert_close(window_means(x, *window), slow, rtol=0, atol=2e-5)
+    short = x.bfloat16()
+    torch.testing.assert_close(window_means(short, *window).float(), slow, rtol=0.01, atol=0)
     monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
-    torch.testing.assert_close(window_means(x, 7, 10), slow, rtol=0, atol=5e-6)
+    torch.testing.assert_close(window_means(x, *window), slow, rtol=0, atol=5e-6)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="kernels.c is not compiled here")
+@pytest.mark.parametrize("chs", [6, 8, 16, 32, 64, 70, 256])
+def test_normalised_pixels_are_those_of_layer_norm(chs: int) -> None:
+    pixels = torch.randn(3, 211, 17, chs) * 3 + 1
+    pixels[0, 0, 0] = 7  # all channels alike
+    expected = F.layer_norm(pixels, (chs,), eps=1e-6)
+    torch.testing.assert_close(kernels.normalise(pixels, 1e-6), expected, rtol=0, atol=2e-5)
+    short = pixels.bfloat16()
+    expected = F.layer_norm(short.float(), (chs,), eps=1e-6).bfloat16()
+    torch.testing.assert_close(kernels.normalise(short, 1e-6), expected, rtol=0.008, atol=0.001)  # one last place
+    pixels[0, 1, 2, 1] = math.nan
+    for broken in (pixels, pixels.bfloat16()):
+        found = kernels.normalise(broken, 1e-6)
+        assert found[0, 1, 2].isnan().all() and found.isnan().sum() == chs
+
+
+@pytest.mark.skipif(not kernels.available(), reason="kernels.c is not compiled here")
+def test_threads_and_a_forked_process_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.rand(97, 1001, 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = kernels.normalise(pixels, 1e-6), kernels.window_means(pixels, 30, 40)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    shared = kernels.normalise(pixels, 1e-6), kernels.window_means(pixels, 30, 40)
+    for found, expected in zip(shared, alone, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    if hasattr(os, "fork"):
+        child = os.fork()
+        if not child:  # it would wait for ever for threads that it has not
+            os._exit(not torch.allclose(kernels.normalise(pixels, 1e-6), alone[0]))
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_what_is_no_image_is_refused(network: M3SNet) -> None:
