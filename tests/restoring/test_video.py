@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ import pytest
 from skimage import data
 
 from m3snet.utils.files import OutputError
+from m3snet.utils.images import ImageError
+from m3snet.utils.restoring.restorer import Restorer
 from m3snet.utils.restoring.video import CONTAINERS, Report, VideoError, clock, restore_video
 
 av = pytest.importorskip("av")
@@ -58,7 +61,9 @@ def clip(
 ) -> Path:
     """Write a clip; `times` are time stamps in `unit`s, else there are 30 frames per second."""
     quality = {"libx265": {"x265-params": "log-level=error"}, "libx264": {"crf": "10"}}.get(codec, {})
-    with av.open(str(path), "w", format=CONTAINERS[path.suffix]) as container:
+    with av.open(
+        str(path), "w", format=CONTAINERS[path.suffix], container_options=tags.get("options")
+    ) as container:
         container.metadata.update(tags.get("metadata", {}))
         container.set_chapters(tags.get("chapters", []))
         video = container.add_stream(codec, 30, quality)
@@ -285,6 +290,40 @@ def test_subtitles_and_fonts_are_copied(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"warning: {source}: not kept, .webm cannot hold it: attachment, subtitle" in said
 
 
+def test_a_cover_and_a_time_code_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "a.mp4"
+    with av.open(str(source), "w") as container:
+        video, cover = container.add_stream("libx264", 30), container.add_stream("mjpeg")
+        video.metadata["timecode"] = "01:02:03:04"
+        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
+        cover.width, cover.height, cover.pix_fmt = 40, 40, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.Packet(cv2.imencode(".jpg", PHOTOGRAPH[:40, :40])[1].tobytes())
+        picture.stream, picture.pts, picture.dts, picture.time_base = cover, 0, 0, Fraction(1, 1000)
+        container.mux(picture)
+        for image in pictures(3, SIZE):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(video.encode(None))
+    restore_video(same, source, out := tmp_path / "out.mp4", lambda *_: None)
+    assert capsys.readouterr().err == ""
+    assert packets(out, "data") == packets(source, "data") != []
+    with av.open(str(source)) as a, av.open(str(out)) as b:
+        assert [s.metadata.get("timecode") for s in b.streams] == [s.metadata.get("timecode") for s in a.streams]
+        assert [s.disposition for s in b.streams] == [s.disposition for s in a.streams]
+        pictures_ = [[bytes(p) for p in c.demux(c.streams[2]) if p.size] for c in (a, b)]
+    assert pictures_[0] == pictures_[1] != []
+    restore_video(same, source, tmp_path / "out.mkv", lambda *_: None)
+    assert capsys.readouterr().err == f"warning: {source}: not kept, .mkv cannot hold it: cover\n"
+
+
+def test_what_a_telephone_says_of_itself_stays(tmp_path: Path) -> None:
+    said = {"com.apple.quicktime.model": "a telephone", "title": "Rain"}
+    source = clip(tmp_path / "a.mov", metadata=said, options={"movflags": "use_metadata_tags"})
+    restore_video(same, source, out := tmp_path / "out.mov", lambda *_: None)
+    with av.open(str(out)) as container:
+        assert said.items() <= container.metadata.items()
+
+
 def refused(source: Path, out: Path, words: str) -> None:
     """It ends in one line, and nothing is left of it."""
     before = {path: path.read_bytes() for path in source.parent.iterdir() if path.is_file()}
@@ -294,7 +333,7 @@ def refused(source: Path, out: Path, words: str) -> None:
     assert {path: path.read_bytes() for path in source.parent.iterdir() if path.is_file()} == before
 
 
-def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.mp4"
     contents = {"text.mp4": b"#EXTM3U\n/etc/passwd\n", "empty.mkv": b"", "noise.mov": bytes(range(256)) * 99}
     for name, content in contents.items():
@@ -315,6 +354,9 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path) -> None:
     refused(whole, tmp_path / "out.webm", r"out.webm: cannot hold the aac audio of .*whole.mp4: write an MKV")
     with pytest.raises(OutputError, match="is an input"):
         restore_video(same, whole, whole)
+    monkeypatch.setenv("M3SNET_MAX_PIXELS", "3000")
+    with pytest.raises(ImageError, match=r"whole.mp4: 64 x 48 pixels"):
+        restore_video(same, whole, out)
 
 
 def test_an_interlaced_video_is_refused(tmp_path: Path) -> None:
@@ -343,9 +385,26 @@ def test_damage_is_told_with_its_time(name: str, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=rf"{name}: damaged (at|near) 0:0[01]\.\d"):
         restore_video(same, source, tmp_path / "out.mp4", lambda number, _: done.append(number))
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    source.write_bytes(content[: len(content) // 2])
-    words = "not a video, damaged" if name == "a.mp4" else r"ends at 0:0.* of 0:02.\d: it was cut off, or is damaged"
-    refused(source, tmp_path / "out.mp4", words)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_a_file_that_was_cut_off_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    source = clip(tmp_path / name, frames=60, audio="aac")
+    content = source.read_bytes()
+    for length in (len(content) - 1, len(content) // 2, 100):
+        source.write_bytes(content[:length])
+        refused(source, tmp_path / "out.mp4", f"{name}: cut off: it is shorter than it says")
+    source.write_bytes(content + bytes(100))  # some cameras append what is no part of it
+    assert restore_video(same, source, tmp_path / "out.mp4", lambda *_: None) == 60
+
+
+def test_frames_that_are_missing_at_the_end_are_noticed(tmp_path: Path) -> None:
+    source = clip(tmp_path / "a.mkv", frames=90)
+    content = bytearray(source.read_bytes())
+    duration = content.index(b"\x44\x89\x88") + 3
+    content[duration : duration + 8] = struct.pack(">d", 30_000)  # milliseconds
+    source.write_bytes(content)
+    refused(source, tmp_path / "out.mp4", r"a.mkv: ends at 0:03.0 of 0:30.0: it was cut off, or is damaged")
 
 
 def test_an_error_of_the_network_leaves_nothing(tmp_path: Path) -> None:
@@ -484,3 +543,22 @@ def test_without_pyav_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(VideoError, match=r"videos need PyAV: pip install 'm3snet\[video\]', with Python 3.11 or newer"):
         restore_video(same, tmp_path / "a.mp4", tmp_path / "out.mp4")
+
+
+@pytest.mark.slow
+def test_ten_seconds_of_720p(tmp_path: Path) -> None:
+    source = clip(tmp_path / "a.mp4", frames=300, size=(1280, 720), audio="aac", matrix=1)
+    network, seen = Restorer("derain_t", device="cpu"), [0]
+
+    def restorer(image: np.ndarray) -> np.ndarray:  # the network for some frames: all would take many minutes
+        seen[0] += 1
+        return network(image) if seen[0] % 100 == 1 else image
+
+    restore_video(restorer, source, out := tmp_path / "out.mp4", lambda *_: None)
+    assert packets(out) == packets(source) != []
+    with av.open(str(source)) as a, av.open(str(out)) as b:
+        for number, (before, after) in enumerate(zip(a.decode(video=0), b.decode(video=0), strict=True)):
+            assert (after.pts, after.width, after.height) == (before.pts, 1280, 720)
+            one = before.to_ndarray(format="rgb24")
+            expected = network(one) if number % 100 == 0 else one
+            assert psnr(expected, after.to_ndarray(format="rgb24")) > 38

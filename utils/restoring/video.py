@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..cli import UserError, warn
 from ..files import check_outputs, write_atomically
+from ..images.headers import check_size, max_pixels
 
 if TYPE_CHECKING:
     from av import Packet, VideoFormat, VideoFrame, VideoStream
@@ -68,6 +69,7 @@ def restore_video(restorer: Restore, source: Path, out: Path, progress: Progress
 
     Raises:
         VideoError: PyAV is missing; not a video, damaged, interlaced, or of a kind that `out` cannot hold.
+        ImageError: its frames have too many pixels.
         OutputError: `out` is `source`.
         OSError: `out` cannot be written, or the disk is full.
     """
@@ -90,7 +92,7 @@ def restore_video(restorer: Restore, source: Path, out: Path, progress: Progress
             ):
                 return _restore(restorer, video, target, chain([first], parts), report)
     except av.FFmpegError as error:
-        raise VideoError(f"{source}: {error.strerror}") from error
+        raise VideoError(f"{source}: FFmpeg gave up: {error.strerror}") from error
 
 
 def _restore(restorer: Restore, video: Source, target: Target, parts: Iterable[Part], progress: Progress) -> int:
@@ -123,22 +125,22 @@ class Source:
         import av
 
         self.path = path
+        if is_cut_off(file):
+            raise VideoError(f"{path}: cut off: it is shorter than it says")
         try:
             # Of the file's bytes, not by its name: nothing it names is opened, be it a playlist or an address.
             self.container = av.open(file, options={"format_whitelist": "mov,matroska"}, metadata_errors="replace")
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f"{path}: not a video, damaged, or of another kind: {EXPECTED}") from error
-        videos = [
-            stream
-            for stream in self.container.streams.video
-            if not stream.disposition & av.stream.Disposition.attached_pic  # the cover of a piece of music
-        ]
+        videos = [stream for stream in self.container.streams.video if not is_cover(stream)]
         if not videos:
             raise VideoError(f"{path}: no video in it, only {_kinds(self.container.streams) or 'an empty file'}")
         self.stream: VideoStream = videos[0]
         if self.stream.codec_context is None:
             raise VideoError(f"{path}: no decoder for this video")
-        self.stream.codec_context.options = {"err_detect": "explode"}  # or damage would be painted over
+        check_size(path, self.stream.width, self.stream.height)
+        # Damage is an error: it would be painted over. The size is looked at again, for every frame brings its own.
+        self.stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(max_pixels())}
         self.stream.thread_type = "AUTO"
         duration, base = self.stream.duration, self.stream.time_base
         if duration and base:
@@ -235,7 +237,8 @@ class Target:
             elif can_hold(self._kind, stream):
                 copy = self.container.add_stream_from_template(stream, opaque=True)
             elif stream.type == "audio":
-                raise VideoError(f"{out}: cannot hold the {stream.name} audio of {source.path}: write an MKV")
+                codec = getattr(stream, "name", "unknown")
+                raise VideoError(f"{out}: cannot hold the {codec} audio of {source.path}: write an MKV")
             else:
                 lost.append(stream)
                 continue
@@ -282,7 +285,7 @@ class Target:
         name, options = encoder_for(codec, self._kind, min(first.width, first.height))
         pixels = pixel_format(name, first)
         if name == "libsvtav1":
-            os.environ.setdefault("SVT_LOG", "1")  # errors only; there is no option for it
+            os.environ.setdefault("SVT_LOG", "0")  # or it talks; there is no option for it
         self._stream = copy = self.container.add_stream(name, stream.average_rate or 25, options)
         copy.width, copy.height, copy.pix_fmt = first.width, first.height, pixels
         context = copy.codec_context
@@ -375,12 +378,54 @@ def _exactly() -> int:
     return Flag.BICUBIC | Flag.ACCURATE_RND | Flag.FULL_CHR_H_INT | Flag.FULL_CHR_H_INP
 
 
+def is_cut_off(file: BinaryIO) -> bool:
+    """Whether a file ends within a part of it that says how long it is: a box of an MP4, the segment of a Matroska."""
+    end, place = file.seek(0, io.SEEK_END), 0
+    matroska = file.seek(0) == 0 and file.read(4) == b"\x1a\x45\xdf\xa3"
+    while place < end:
+        file.seek(place)
+        name, size = _element(file) if matroska else _box(file)
+        if size is None:  # up to the end, or no part at all
+            break
+        place += size
+        if place > end and name in (b"mdat", b"moov", b"moof", b"\x18\x53\x80\x67"):
+            return True
+    file.seek(0)
+    return False
+
+
+def _box(file: BinaryIO) -> tuple[bytes, int | None]:
+    """Name and size of a part of an MP4 (ISO/IEC 14496-12)."""
+    size, name = int.from_bytes(file.read(4), "big"), file.read(4)
+    if size == 1:
+        size = int.from_bytes(file.read(8), "big")
+    return name, size if size >= 8 else None
+
+
+def _element(file: BinaryIO) -> tuple[bytes, int | None]:
+    """Name and size of a part of a Matroska (RFC 8794): the first set bit says of how many bytes each of them is."""
+    start = file.tell()
+    fields = []
+    for _ in range(2):
+        first = file.read(1)
+        if first in (b"", b"\0"):
+            return b"", None
+        fields.append(first + file.read(8 - first[0].bit_length()))
+    name, length = fields
+    bits = 7 * len(length)
+    size = int.from_bytes(length, "big") & (2**bits - 1)
+    return name, None if size == 2**bits - 1 else file.tell() - start + size
+
+
 def can_hold(kind: str, stream: Stream) -> bool:
     """Whether a container can hold a copy of a stream; found out by a trial."""
     import av
 
-    if stream.type == "attachment":  # a font; WebM's muxer takes it, and writes nothing
+    # Other muxers say that they take these, and write nothing, or a second video.
+    if stream.type == "attachment":  # a font
         return kind == "matroska"
+    if stream.type == "video":
+        return kind == "mp4" and is_cover(stream)
     try:
         with av.open(io.BytesIO(), "w", format=kind) as trial:
             trial.add_stream_from_template(stream, opaque=True)
@@ -390,10 +435,18 @@ def can_hold(kind: str, stream: Stream) -> bool:
     return True
 
 
+def is_cover(stream: Stream) -> bool:
+    """Whether it is a picture that stands for the file, as of a piece of music."""
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
 def is_written_anew(stream: Stream) -> bool:
     """Whether it is a track of chapters or of time codes: the muxer makes one from the metadata."""
-    chapters = stream.name == "bin_data" and bool(stream.container.chapters())
-    return stream.type == "data" and (chapters or "timecode" in stream.metadata)
+    if stream.type != "data":
+        return False
+    return "timecode" in stream.metadata or (stream.name == "bin_data" and bool(stream.container.chapters()))
 
 
 def kept(metadata: dict[str, str]) -> dict[str, str]:
@@ -450,7 +503,8 @@ def clock(seconds: float) -> str:
 
 
 def _kinds(streams: Iterable[Stream]) -> str:
-    return ", ".join(sorted({stream.type for stream in streams}))
+    kinds = {"another video" if stream.type == "video" else stream.type for stream in streams if not is_cover(stream)}
+    return ", ".join(sorted(kinds | {"cover" for stream in streams if is_cover(stream)}))
 
 
 def _named(width: int, height: int, pixels: str) -> str:
