@@ -19,7 +19,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save
 
-from ..utils.cli import UserError
+from ..utils.cli import UserError, short
 from ..utils.files import write_atomically
 from .m3snet import M3SNet
 from .pickles import check_pickles
@@ -48,7 +48,6 @@ _NAMES_BACK = (
     (r"^ffms\.(\d+)\.up\.0\.", r"middle_ups.\1.0."),
 )
 _SHOWN = 10
-_LONGEST = 80  # characters of a name
 _MOST_BLOCKS = 1000  # more than any network has
 _PATCH_SIZES = range(1, 1 << 16)
 
@@ -75,7 +74,7 @@ def load_model(weights: str | Path) -> M3SNet:
         with torch.device("meta"):  # no memory before the shapes are known to be those of the file
             model = M3SNet(**config)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise WeightsError(f"{path}: no M3SNet has this width and these levels ({_short(error, 200)})") from error
+        raise WeightsError(f"{path}: no M3SNet has this width and these levels ({short(error, 200)})") from error
     _check_fit(model.state_dict(), tensors, path)
     model.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True)
     if wrong := [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]:
@@ -158,14 +157,14 @@ def _read(path: Path) -> tuple[Any, int | None]:
         reason = next((line.strip() for line in lines if line.strip()), "unreadable pickle")
         raise WeightsError(
             f"{path}: refused: it holds more than tensors, and reading it could run code in it, or it is no PyTorch "
-            f"file ({_short(reason, 200)}). If you trust it, save torch.load(FILE, weights_only=False)['state_dict'] "
+            f"file ({short(reason, 200)}). If you trust it, save torch.load(FILE, weights_only=False)['state_dict'] "
             "to a new file"
         ) from error
     except Exception as error:  # what a damaged file makes its readers raise has no end
-        raise WeightsError(f"{path}: damaged, or no file of weights ({_short(repr(error), 200)})") from error
+        raise WeightsError(f"{path}: damaged, or no file of weights ({short(repr(error), 200)})") from error
     if patch_size is not None and patch_size not in _PATCH_SIZES:
         raise WeightsError(
-            f"{path}: says that it was trained on patches of {_short(patch_size)} pixels; expected "
+            f"{path}: says that it was trained on patches of {short(patch_size)} pixels; expected "
             f"{_PATCH_SIZES[0]} to {_PATCH_SIZES[-1]:,}"
         )
     return content, patch_size
@@ -199,7 +198,7 @@ def _network(content: Any, path: Path) -> Tensors:
                 tensors[_WRAPPERS.sub("", key)] = value
             elif isinstance(key, str) and isinstance(value, Mapping) and id(value) not in seen:
                 seen.add(id(value))
-                parts.append((f"{where}.{key}"[-_LONGEST:].strip("."), value))
+                parts.append((f"{where}.{key}"[-80:].strip("."), value))
         for prefix, of_prefix in _by_prefix(tensors).items():
             found[f"{where}.{prefix}".strip(".")] = of_prefix
         others += list(tensors)[:_SHOWN]
@@ -288,26 +287,20 @@ def _count(tensors: Iterable[str], pattern: str) -> int:
 def _check_fit(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: Path) -> None:
     problems = [f"missing {name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in found]
     problems += [
-        f"unexpected {_short(name)} {_short(tuple(tensor.shape))}"
+        f"unexpected {short(name)} {short(tuple(tensor.shape))}"
         for name, tensor in found.items()
         if name not in expected
     ]
     problems += [
-        f"misshapen {name}: expected {tuple(tensor.shape)}, found {_short(tuple(found[name].shape))}"
+        f"misshapen {name}: expected {tuple(tensor.shape)}, found {short(tuple(found[name].shape))}"
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
-    problems += [f"not floating point {_short(name)}" for name, value in found.items() if not value.is_floating_point()]
+    problems += [f"not floating point {short(name)}" for name, value in found.items() if not value.is_floating_point()]
     if problems:
         more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise WeightsError(f"{path}: not the tensors of an M3SNet:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
 
 
 def _some(names: Iterable[str]) -> str:
-    return ", ".join(map(_short, list(names)[:5])) or "nowhere: there are none"
-
-
-def _short(text: object, most: int = _LONGEST) -> str:
-    """Text out of a file as a terminal may show it: no control characters, no screens full of it."""
-    shown = str(text)[: most + 1].encode("unicode_escape").decode()
-    return shown if len(shown) <= most else f"{shown[:most]}..."
+    return ", ".join(map(short, list(names)[:5])) or "nowhere: there are none"

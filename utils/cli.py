@@ -12,6 +12,14 @@ class UserError(ValueError):
     """Something that a person can put right; the message says what, where, and how."""
 
 
+def short(text: object, most: int = 80) -> str:
+    """Text out of a file as a terminal may show it: no control characters, no screens full of it."""
+    shown = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)[: most + 1]
+    )
+    return shown if len(shown) <= most else f"{shown[:most]}..."
+
+
 def run_program(main: Callable[[], None]) -> None:
     """Run `main`; a `UserError` or an OSError ends the process with its message and exit code 1, Ctrl-C with 130.
 

@@ -1,4 +1,4 @@
-"""Hundreds of damaged images and weights: each is read or refused in one line, within a limit of memory."""
+"""Damaged and malicious images, weights and archives: each is read or refused in one line, in limited memory."""
 from __future__ import annotations
 
 import json
@@ -72,6 +72,36 @@ for number, (name, content) in enumerate(malicious.files(to_published(tiny().sta
 if set(harmless) != malicious.HARMLESS:
     found["wrong"].append(f"read: {harmless}")
 """
+ARCHIVES = """
+import os, shutil
+from m3snet.Deblurring.prepare import main as deblurring
+from m3snet.Deraining.prepare import main as deraining
+from m3snet.tests.hostile import archives
+from m3snet.utils.data.download import ArchiveError
+os.environ["M3SNET_MAX_PIXELS"] = str(10_000_000)
+members = archives.sound()
+root = folder / "deep" / "root"
+(folder / "deep").mkdir()
+harmless = set()
+for name, content in archives.archives().items():
+    path = folder / name
+    path.write_bytes(content)
+    for main, place in ((deraining, "Rain13K/train"), (deblurring, "GoPro/train")):
+        refused = found["refused"]
+        attempt(path, lambda: main(["--root", str(root), "--archive", str(path), "--folder", place]), ArchiveError)
+        if found["refused"] == refused:
+            harmless.add(name)
+            unpacked = {member: (root / place / member.removeprefix("train/")).read_bytes() for member in members}
+            if (unpacked != members and ".tar" not in name) or len(list((root / place / "target").iterdir())) != 4:
+                found["wrong"].append(f"{name}: unpacked to something else")
+            shutil.rmtree(root)
+        if left := [other for other in folder.rglob("*") if other not in (path, root.parent) and other.is_file()]:
+            found["wrong"].append(f"{name}: left {left}")
+        shutil.rmtree(root, ignore_errors=True)
+    path.unlink()
+if harmless != archives.HARMLESS:
+    found["wrong"].append(f"not as expected: {sorted(harmless ^ archives.HARMLESS)}")
+"""
 ATTEMPTS = """
 import faulthandler, json, resource, sys, warnings
 from pathlib import Path
@@ -102,8 +132,8 @@ print(json.dumps(found))
 @pytest.mark.skipif(sys.platform == "win32", reason="does not say how much memory a process took")
 @pytest.mark.parametrize(
     ("attempts", "least"),
-    [(IMAGES, 1200), (WEIGHTS, 180), (MALICIOUS, 360)],
-    ids=["images", "damaged weights", "malicious weights"],
+    [(IMAGES, 1200), (WEIGHTS, 180), (MALICIOUS, 360), (ARCHIVES, 280)],
+    ids=["images", "damaged weights", "malicious weights", "archives"],
 )
 def test_damaged_files_are_read_or_refused(attempts: str, least: int, tmp_path: Path) -> None:
     done = subprocess.run(
@@ -114,7 +144,7 @@ def test_damaged_files_are_read_or_refused(attempts: str, least: int, tmp_path: 
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout.splitlines()[-1])
     assert found["wrong"] == []
     assert found["read"] + found["refused"] >= least
     assert found["refused"] > least // 3

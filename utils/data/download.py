@@ -6,33 +6,35 @@ PNGs; its blur_gamma is left out, since published scores are for blur.
 """
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
-import lzma
+import os
 import re
 import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from ..cli import UserError, warn
-from ..images import IMAGE_SUFFIXES
+from ..cli import UserError, short, warn
+from ..images import IMAGE_SUFFIXES, max_pixels
 from .pairs import match_names
 
 CHECKSUMS = "SHA256SUMS"  # beside the archives; `sha256sum -c` reads it too
 _ROLES = {"input": "input", "blur": "input", "target": "target", "sharp": "target"}
 _SPLITS = ("train", "test")
 _PART = 1 << 20
+_LONGEST_NAME = 255  # bytes; no file system takes more
+_HEADERS = {b"x", b"g", b"X", b"L", b"K"}  # of tar archives: PAX's, and GNU's long names
 
 
 class ArchiveError(UserError):
@@ -111,17 +113,20 @@ def unpack(
         ArchiveError: no archive, damaged, holds unsafe paths or no pairs, or does not say which set it is.
     """
     plans: dict[Path, dict[str, PurePosixPath]] = {}  # archive -> member -> place below root
+    needed = 0
     for path in paths:
         with _reading(path), _opened(path) as members:
             places = {member: _place(path, member, folders, into) for member in members}
-        if not any(places.values()):
-            raise ArchiveError(
-                f"{path}: holds no images in folders named input and target, or blur and sharp, but "
-                f"{', '.join(list(places)[:3]) or 'nothing'}{', ...' if len(places) > 3 else ''}"
-            )
-        plans[path] = {
-            member: place for member, place in places.items() if place and not (root / place.parents[1]).exists()
-        }
+            if not any(places.values()):
+                raise ArchiveError(
+                    f"{path}: holds no images in folders named input and target, or blur and sharp, but "
+                    f"{', '.join(map(short, list(places)[:3])) or 'nothing'}{', ...' if len(places) > 3 else ''}"
+                )
+            plans[path] = {
+                member: place for member, place in places.items() if place and not (root / place.parents[1]).exists()
+            }
+            needed += sum(_size(path, member, members[member].size) for member in plans[path])
+    _check_space(paths[0], needed, root)
     counts = _check_plan(plans)
     work = root / f".unpacking-{paths[0].stem}"
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
@@ -131,7 +136,7 @@ def unpack(
                 for member, place in tqdm(plan.items(), desc=path.name, unit="image", dynamic_ncols=True, disable=None):
                     out = work / place
                     out.parent.mkdir(parents=True, exist_ok=True)
-                    with members[member]() as source, out.open("wb") as sink:
+                    with members[member].open() as source, out.open("wb") as sink:
                         shutil.copyfileobj(source, sink, _PART)
         for folder in counts:
             (root / folder).parent.mkdir(parents=True, exist_ok=True)
@@ -169,18 +174,39 @@ def _by_hand(archive: Archive) -> str:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What a damaged archive raises, as one error that names it."""
+    """What a damaged archive raises, and what a disk does, as one error that names the archive."""
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, RuntimeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise  # of the disk; gzip and bz2 raise it without a number
+    except UserError:
+        raise
+    except OSError as error:
+        if error.errno and error.errno != errno.EINVAL:  # of the disk; of what is damaged it is that, or none
+            raise ArchiveError(f"{path}: not unpacked: {error}") from error
         raise ArchiveError(f"{path}: damaged or incomplete ({error}); delete it and download it again") from error
+    except Exception as error:  # what damaged bytes make the readers raise has no end
+        reason = short(str(error) or type(error).__name__, 200)
+        raise ArchiveError(f"{path}: damaged or incomplete ({reason}); delete it and download it again") from error
+
+
+class _Member(NamedTuple):
+    size: int  # bytes, unpacked
+    open: Callable[[], IO[bytes]]
+
+
+class _Entry(tarfile.TarInfo):
+    """A header in a tar archive; tarfile reads what it announces into memory, or goes back before it."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
+        entry = super().frombuf(buf, encoding, errors)
+        if entry.size < 0 or (entry.type in _HEADERS and entry.size > _PART):
+            raise tarfile.ReadError(f"a header that announces {entry.size:,} bytes")
+        return entry
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[dict[str, Callable[[], IO[bytes]]]]:
-    """The regular files of an archive, in its order: name -> opens it for reading."""
+def _opened(path: Path) -> Iterator[dict[str, _Member]]:
+    """The regular files of an archive, in its order, by name."""
     if not path.is_file():
         raise ArchiveError(f"{path}: no such file")
     if zipfile.is_zipfile(path):
@@ -189,17 +215,24 @@ def _opened(path: Path) -> Iterator[dict[str, Callable[[], IO[bytes]]]]:
             for info in infos:  # a name that is damaged in the directory is another one in front of the member
                 archive.open(info).close()
             if link := next((info for info in infos if stat.S_ISLNK(info.external_attr >> 16)), None):
-                raise ArchiveError(f"{path}: holds the link {link.filename}; expected plain files")
-            yield {info.filename: partial(archive.open, info) for info in infos}
-    elif tarfile.is_tarfile(path):
-        with tarfile.open(path) as tar:
-            entries = [entry for entry in tar.getmembers() if not entry.isdir()]
-            _check_end(tar)
-            if other := next((entry for entry in entries if not entry.isfile()), None):
-                raise ArchiveError(f"{path}: holds {other.name}, which is a link or device; expected plain files")
-            yield {entry.name: partial(_extract, tar, entry) for entry in entries}
-    else:
-        raise ArchiveError(f"{path}: neither a zip nor a tar archive, or incomplete; download it again")
+                raise ArchiveError(f"{path}: holds the link {short(link.filename)}; expected plain files")
+            yield {info.filename: _Member(info.file_size, partial(archive.open, info)) for info in infos}
+        return
+    with _open_tar(path) as tar:
+        entries = [entry for entry in tar.getmembers() if not entry.isdir()]
+        _check_end(tar)
+        if other := next((entry for entry in entries if not entry.isfile() or entry.issparse()), None):
+            raise ArchiveError(
+                f"{path}: holds {short(other.name)}, which is a link, a device or sparse; expected plain files"
+            )
+        yield {entry.name: _Member(entry.size, partial(_extract, tar, entry)) for entry in entries}
+
+
+def _open_tar(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, tarinfo=_Entry)
+    except tarfile.ReadError as error:
+        raise ArchiveError(f"{path}: neither a zip nor a tar archive, or incomplete; download it again") from error
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
@@ -228,15 +261,32 @@ def _extract(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
     return file
 
 
+def _size(path: Path, member: str, size: int) -> int:
+    """How many bytes an image has."""
+    if size > 8 * max_pixels():  # as utils.images refuses it
+        raise ArchiveError(f"{path}: {short(member)} would have {size:,} bytes, more than an image can have")
+    return size
+
+
+def _check_space(path: Path, needed: int, root: Path) -> None:
+    free = shutil.disk_usage(next(place for place in (root, *root.absolute().parents) if place.exists())).free
+    if needed > free:
+        raise ArchiveError(f"{path}: needs {needed / 2**30:,.1f} GiB unpacked; {root} has {free / 2**30:,.1f} GiB free")
+
+
 def _place(path: Path, member: str, folders: Sequence[str], into: Sequence[str] | None) -> PurePosixPath | None:
     """Where a member goes below the root: FOLDER/{input,target}/NAME; None when it is no image of a pair."""
     inside = PurePosixPath(member.replace("\\", "/"))
-    if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
-        raise ArchiveError(f"{path}: holds the unsafe path {member}; nothing was unpacked")
-    *above, role, name = ("", *inside.parts) if len(inside.parts) < 2 else inside.parts
+    if inside.is_absolute() or ".." in inside.parts or ":" in "".join(inside.parts[:1]):
+        raise ArchiveError(f"{path}: holds the unsafe path {short(member)}; nothing was unpacked")
+    if len(inside.parts) < 2:
+        return None
+    *above, role, name = inside.parts
     is_image = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
     if not is_image or role.lower() not in _ROLES or "__MACOSX" in above:
         return None
+    if len(os.fsencode(name)) > _LONGEST_NAME or min(name) < " ":  # control characters
+        raise ArchiveError(f"{path}: holds the unsafe name {short(member)}; nothing was unpacked")
     folder = _folder(path, (*above, name), folders, into)
     top = _plain(above[-1]) if above else ""
     if role.lower() in ("blur", "sharp") and top and top not in _SPLITS and not top.startswith(_set_of(folder)):
@@ -257,7 +307,7 @@ def _folder(path: Path, parts: Sequence[str], folders: Sequence[str], into: Sequ
         fitting = named or fitting
     if len(fitting) != 1:
         raise ArchiveError(
-            f"{path}: its folders do not say which set {'/'.join(parts)} belongs to; add --folder and one of "
+            f"{path}: its folders do not say which set {short('/'.join(parts))} belongs to; add --folder and one of "
             f"{', '.join(fitting or folders)}"
         )
     return fitting[0]
@@ -279,7 +329,7 @@ def _check_plan(plans: Mapping[Path, Mapping[str, PurePosixPath]]) -> dict[str, 
     for path, plan in plans.items():
         for member, place in plan.items():
             if place in origins:
-                raise ArchiveError(f"{path}: {origins[place]} and {member} would both become {place}")
+                raise ArchiveError(f"{path}: {short(origins[place])} and {short(member)} would both become {place}")
             origins[place] = member
             folders[str(place.parents[1])][place.parent.name].append(Path(place))
     counts = {}

@@ -2,7 +2,7 @@
 
 In numpy an image is H x W x 3 uint8 RGB; as a tensor it is N x 3 x H x W float32 in [0, 1].
 """
-from .headers import IMAGE_SUFFIXES, ImageError, is_image
+from .headers import IMAGE_SUFFIXES, ImageError, is_image, max_pixels
 from .photographs import (
     READING,
     WRITTEN_SUFFIXES,
@@ -25,6 +25,7 @@ __all__ = [
     "check_can_hold",
     "is_image",
     "look_at",
+    "max_pixels",
     "read_image",
     "read_photograph",
     "to_image",
