@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -79,6 +80,12 @@ def peak_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _peak_resident_bytes() if device.type == "cpu" else None
+
+
+def resident_bytes() -> int | None:
+    """The memory that this process holds now; None: nothing tells."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else None
 
 
 def _peak_resident_bytes() -> int | None:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from m3snet.benchmarks.complexity import size
-from m3snet.benchmarks.cost import in_new_process, peak_bytes
+from m3snet.benchmarks.cost import in_new_process, peak_bytes, resident_bytes
 from m3snet.benchmarks.train_step import published_network
 from m3snet.models import SIZES, M3SNet, apply_tlc, create_model, fuse, tlc_window
 from m3snet.utils.allocator import keep_freed_memory
@@ -99,7 +99,7 @@ def peak(case: Case) -> int | None:
     network = networks[case.variants[0]]
     with torch.inference_mode():
         network(image[..., :64, :64])  # loads the libraries
-        before = _resident()
+        before = resident_bytes()
         network(image)
     after = peak_bytes(torch.device("cpu"))
     return None if before is None or after is None else max(0, after - before)
@@ -125,12 +125,6 @@ def published(model: M3SNet) -> nn.Module:
     plain.load_state_dict(model.state_dict())
     network = published_network(plain).eval()
     return apply_tlc(network, PATCH) if tlc_window(model) else network
-
-
-def _resident() -> int | None:
-    """The memory that this process holds."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * 4096 if statm.is_file() else None
 
 
 if __name__ == "__main__":

@@ -157,16 +157,20 @@ class M3SNet(nn.Module):
             skips.append(x)
             x = down(x)
         x = self.middle_blks(x)
-        for up, decoder, skip in zip(self.ups, self.decoders, reversed(self._fuse(skips)), strict=True):
-            x = decoder(up(x) + skip)
+        self._fuse(skips)
+        for up, decoder in zip(self.ups, self.decoders, strict=True):
+            x = decoder(up(x) + skips.pop())
         return self.ending(x)
 
-    def _fuse(self, skips: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The fusion pyramid: each row fuses every level with the next coarser one of the row before."""
+    def _fuse(self, skips: list[torch.Tensor]) -> None:
+        """The fusion pyramid: each row fuses every level with the next coarser one of the row before.
+
+        In place: features of full resolution that nothing needs any more would take half of the memory.
+        """
         ffms = iter(self.ffms)
         for row in self.rows:
-            skips = [next(ffms)(skips[level], skips[level + 1]) for level in range(row)] + skips[row:]
-        return skips
+            for level in range(row):
+                skips[level] = next(ffms)(skips[level], skips[level + 1])
 
     def pad(self, image: torch.Tensor) -> torch.Tensor:
         """The image with zeros at the bottom and right, up to multiples of what the levels divide by."""

@@ -35,6 +35,8 @@ class Restorer:
         device, precision, backend: what was asked for, or what auto stands for.
         tile: the largest side of a tile in pixels; 0: images are restored whole; None: what fits into the memory.
             When the memory did not suffice it becomes smaller.
+        smallest_tile: the least that it can be; two neighbours overlap by half of it.
+        grid: tiles begin at multiples of it.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Restorer:
         self.model = network.to(self.device).to(memory_format=torch.channels_last)
         self.network, self.backend, self.precision = open_backend(backend, self.model, precision)
         self.smallest_tile = smallest_tile(self.model)
+        self.grid = 2 ** len(self.model.downs)
         self.tile = tile
         if self.tile and self.tile < self.smallest_tile:
             raise RestoringError(f"tile {tile}: with these weights expected 0, or at least {self.smallest_tile} pixels")
@@ -93,12 +96,11 @@ class Restorer:
         if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"expected an H x W x 3 uint8 or uint16 image, found {image.shape} {image.dtype}")
         height, width = image.shape[:2]
-        grid = 2 ** len(self.model.downs)
         tile = self._largest_tile() if self.tile is None else self.tile
         while True:
             try:
                 with torch.inference_mode():
-                    return in_tiles(self._part, image, tile, self.smallest_tile // 2, grid, progress)
+                    return in_tiles(self._part, image, tile, self.smallest_tile // 2, self.grid, progress)
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise

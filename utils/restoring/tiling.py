@@ -36,7 +36,7 @@ def in_tiles(
     a bar is shown on a terminal.
 
     Raises:
-        ValueError: `tile` is less than twice the overlap.
+        ValueError: `tile` is no larger than the overlap, both in steps of `grid`.
     """
     height, width = image.shape[:2]
     if not tile or height * width <= tile * tile:
@@ -44,8 +44,8 @@ def in_tiles(
         if progress:
             progress(1, 1)
         return restored
-    if tile < 2 * overlap:
-        raise ValueError(f"tiles of {tile} pixels are too small; expected at least {2 * overlap}")
+    if tile // grid <= ceil(overlap / grid):
+        raise ValueError(f"tiles of {tile} pixels are too small; expected more than their overlap of {overlap}")
     rows, columns = (spans_of(length, tile, overlap, grid) for length in (height, width))
     down, across = fades(rows, ceil(_FADE * overlap)), fades(columns, ceil(_FADE * overlap))
     restored = np.empty_like(image)
