@@ -42,10 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     costs: dict[int, list[float]] = {overlap: [] for overlap in args.overlaps}
     for photograph in find_photographs([args.photographs]):
         image = read_image(photograph.target)
+        height, width = image.shape[:2]
         whole = restorer(image)
         for overlap in args.overlaps:
             differences[overlap].append(np.abs(tiled(restorer, image, args.tile, overlap).astype(int) - whole).max(2))
-            costs[overlap].append(cost(*image.shape[:2], args.tile, overlap, restorer.grid))
+            costs[overlap].append(cost(height, width, args.tile, overlap, restorer.grid))
     print(f"{'':>8}{'pixels off by more than':^34}{'most,':>8}{'pixels computed per pixel':>28}")
     print(f"{'overlap':>8}{'1 level':>10}{'2 levels':>10}{'worst image':>14}{'levels':>8}{'here':>14}{'24 MP':>14}")
     for overlap, found in differences.items():
