@@ -1,10 +1,9 @@
-"""Measure the networks of this project: `python benchmarks/complexity.py`.
+"""Count what the networks of this project cost: `python benchmarks/complexity.py`.
 
-Parameters, MACs, latency and peak memory of every size, with and without FFM and MHAMB. The table is printed line by
-line; `--json` keeps it.
+Parameters and MACs of every size, with and without FFM and MHAMB. `--json` keeps the table. How long they take:
+benchmarks/latency.py.
 
-    python benchmarks/complexity.py --runs 0  # counts only
-    python benchmarks/complexity.py --sizes M3SNet-32 --image 1280x720 --json complexity.json
+    python benchmarks/complexity.py --sizes M3SNet-32 --json complexity.json
 """
 from __future__ import annotations
 
@@ -12,17 +11,15 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from m3snet.benchmarks.cost import Cost, count_macs, count_parameters, in_new_process, measure
+from m3snet.benchmarks.cost import count_macs, count_parameters
 from m3snet.models import SIZES, create_model
 from m3snet.utils.cli import run_program
-from m3snet.utils.provenance import machine, provenance
-from m3snet.utils.restoring.backends import find_device
+from m3snet.utils.provenance import provenance
 
 Row = dict[str, Any]
 
@@ -47,30 +44,23 @@ PUBLISHED = {
 ABLATIONS = ((True, True), (False, True), (True, False), (False, False))  # FFM, MHAMB
 HD = 720, 1280
 
-_TITLES = ("Network", "Parameters", "GMACs", "at 720p", "ms", "MiB", "Published code: M, GMACs; paper: dB")
-_WIDTHS = (15, 10, 6, 7, 7, 6, 35)
+_TITLES = ("Network", "Parameters", "GMACs", "at 720p", "Published code: M, GMACs; paper: dB")
+_WIDTHS = (15, 10, 6, 7, 35)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print the table, and keep its rows if they are wanted."""
+    """Print the table, and keep its rows if they are wanted."""
     args = parse(argv)
-    height, width = args.image
-    name = machine(torch.device(args.device))
-    print(f"{name}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {args.device}")
     print("GMACs: convolutions and matrix products of one image, at 256x256 and at 1280x720.")
-    if args.runs:
-        print(f"ms: one {width}x{height} image, float32, without TLC, the fastest of {args.runs} runs: what else the")
-        print("machine does only slows them. MiB: peak, with weights.")
     print("Published code: parameters and GMACs measured on it, not printed in a paper; dB: the paper's PSNR on GoPro.")
     print(f"\n{_line(_TITLES)}\n{'-' * (sum(_WIDTHS) + 2 * len(_WIDTHS) - 2)}")
     rows = []
-    for row in measured(args.sizes, args.image, args.device, args.runs):
+    for row in counted(args.sizes):
         print(_line(_cells(row)), flush=True)
         rows.append(row)
     if args.json:
-        origin = {"machine": machine(torch.device(args.device)), **provenance(torch.device(args.device))}
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"provenance": origin, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps({"provenance": provenance(), "rows": rows}, indent=2) + "\n", encoding="utf-8")
         print(f"\nwritten: {args.json}")
 
 
@@ -78,18 +68,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="NAME", help=", ".join(SIZES))
-    parser.add_argument("--device", default=find_device().type, help="cpu, cuda, cuda:1, mps (default: the fastest)")
-    parser.add_argument("--runs", type=whole, default=3, help="the fastest of how many; 0: only count (default: 3)")
-    parser.add_argument(
-        "--image", type=size, default=(256, 256), metavar="WxH", help="image to measure on (default: 256x256)"
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows with every digit and their origin")
-    args = parser.parse_args(argv)
-    try:
-        torch.zeros(1, device=args.device)
-    except (RuntimeError, AssertionError) as error:  # torch's way to say that it was built without
-        parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
-    return args
+    return parser.parse_args(argv)
 
 
 def whole(text: str) -> int:
@@ -107,14 +87,12 @@ def size(text: str) -> tuple[int, int]:
     return int(found[2]), int(found[1])
 
 
-def measured(sizes: Sequence[str], image: tuple[int, int], device: str, runs: int) -> Iterator[Row]:
-    """One row for each size and ablation; "seconds" (the fastest run) and "peak_bytes" are None for 0 `runs`."""
+def counted(sizes: Sequence[str]) -> Iterator[Row]:
+    """One row for each size and ablation."""
     for name in sizes:
         for ffm, mhamb in ABLATIONS:
-            build = partial(create_model, name, ffm, mhamb)
             with torch.device("meta"):
-                model = build().eval()
-            cost: Cost | None = in_new_process(measure, build, *image, device, runs) if runs else None
+                model = create_model(name, ffm, mhamb).eval()
             published = PUBLISHED.get((name, ffm, mhamb))
             yield {
                 "network": name,
@@ -123,11 +101,6 @@ def measured(sizes: Sequence[str], image: tuple[int, int], device: str, runs: in
                 "parameters": count_parameters(model),
                 "macs": count_macs(model, 256, 256),
                 "macs_720p": count_macs(model, *HD),
-                "image": [image[1], image[0]],
-                "runs": runs,
-                "seconds": cost.seconds if cost else None,
-                "peak_bytes": cost.peak_bytes if cost else None,
-                "threads": cost.threads if cost else None,
                 "published": published._asdict() if published else None,
             }
 
@@ -140,8 +113,6 @@ def _cells(row: Row) -> list[str]:
         f"{row['parameters']:,}",
         f"{row['macs'] / 1e9:.2f}",
         f"{row['macs_720p'] / 1e9:.1f}",
-        "-" if row["seconds"] is None else f"{1000 * row['seconds']:.1f}",
-        "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}",
         "{network}: {parameters:.2f}, {gmacs:.2f}; {gopro_psnr:.2f}".format(**published) if published else "",
     ]
 

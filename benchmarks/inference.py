@@ -99,7 +99,7 @@ def peak(case: Case) -> int | None:
     network = networks[case.variants[0]]
     with torch.inference_mode():
         network(image[..., :64, :64])  # loads the libraries
-        before = resident_bytes()
+        before = resident_bytes(torch.device("cpu"))
         network(image)
     after = peak_bytes(torch.device("cpu"))
     return None if before is None or after is None else max(0, after - before)

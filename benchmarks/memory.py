@@ -58,7 +58,7 @@ def growth(size: str, backend: str, precision: str, side: int) -> int:
     image = torch.rand(1, 3, side, side).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         network(image[..., :256, :256])  # loads the libraries
-        before = resident_bytes()
+        before = resident_bytes(torch.device("cpu"))
         network(image)
     after = peak_bytes(torch.device("cpu"))
     if before is None or after is None:

@@ -64,7 +64,7 @@ class FusedM3SNet(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """A NAFBlock with its scales folded into its convolutions. Its result takes the place of its input."""
+    """A NAFBlock with its scales folded into its convolutions. Its result may take the place of its input."""
 
     def __init__(self, block: NAFBlock) -> None:
         super().__init__()
@@ -79,31 +79,34 @@ class FusedBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.device.type != "cpu" or _is_traced():
-            return self._update(x, [(0, x.shape[2])])
+            return self._whole(x)
         stripes = _stripes(x.shape[2], 2 * x.shape[1] * x.shape[3])
+        if len(stripes) == 1:
+            return self._whole(x)
         for image in x.split(1):  # only the rows of a single image lie in one piece
-            self._update(image, stripes)
+            self._in_stripes(image, stripes)
         return x
 
-    def _update(self, x: torch.Tensor, stripes: list[tuple[int, int]]) -> torch.Tensor:
-        y = self._mixed(x, stripes)
+    def _whole(self, x: torch.Tensor) -> torch.Tensor:
+        y = self._gated(x)
+        conv3, scale = self._attention(y)
+        return self._added(x, conv3(y if scale is None else y * scale(0, x.shape[2])))
+
+    def _in_stripes(self, x: torch.Tensor, stripes: list[tuple[int, int]]) -> None:
+        y = torch.empty_like(x)
+        for first, last in stripes:  # conv2 sees one row beyond each end
+            top = max(first - 1, 0)
+            y[:, :, first:last] = self._gated(x[:, :, top : last + 1])[:, :, first - top : last - top]
         conv3, scale = self._attention(y)
         for first, last in stripes:
             part, gated = x[:, :, first:last], y[:, :, first:last]
-            part += conv3(gated if scale is None else gated.mul_(scale(first, last)))
-            a, b = self.conv4(self._norm(part)).chunk(2, dim=1)
-            part += self.conv5(a * b)
-        return x
+            part.copy_(self._added(part, conv3(gated if scale is None else gated.mul_(scale(first, last)))))
 
-    def _mixed(self, x: torch.Tensor, stripes: list[tuple[int, int]]) -> torch.Tensor:
-        """What channel attention is applied to; `conv2` sees one row beyond each end of a stripe."""
-        if len(stripes) == 1:
-            return self._gated(x)
-        y = torch.empty_like(x)
-        for first, last in stripes:
-            top = max(first - 1, 0)
-            y[:, :, first:last] = self._gated(x[:, :, top : last + 1])[:, :, first - top : last - top]
-        return y
+    def _added(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """`x` after both residual parts of the block."""
+        x = attended.add_(x)
+        a, b = self.conv4(self._norm(x)).chunk(2, dim=1)
+        return self.conv5(a * b).add_(x)
 
     def _gated(self, x: torch.Tensor) -> torch.Tensor:
         a, b = self.conv2(self.conv1(self._norm(x))).chunk(2, dim=1)
