@@ -1,29 +1,39 @@
-"""Restore photographs: `python restore.py rain|blur PHOTO [PHOTO ...] -o OUT`."""
+"""Restore photographs: `python restore.py rain|blur PHOTO|FOLDER [...] -o OUT`."""
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
-from glob import glob
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from natsort import natsorted
+from tqdm import tqdm
 
 from m3snet.models.weights import find_weights, released
 from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.files import check_outputs
-from m3snet.utils.images import WRITTEN_SUFFIXES, Photograph, check_can_hold, read_photograph, write_photograph
+from m3snet.utils.images import (
+    WRITTEN_SUFFIXES,
+    Photograph,
+    check_can_hold,
+    read_photograph,
+    suffix_of,
+    write_photograph,
+)
 from m3snet.utils.restoring.backends import BACKENDS, PRECISIONS
+from m3snet.utils.restoring.jobs import FALLBACK, Job, find_photographs, plan
 from m3snet.utils.restoring.photographs import restore_photograph
 from m3snet.utils.restoring.restorer import Restorer, warn_of_other_task
 
-if TYPE_CHECKING:
-    from m3snet.utils.scoring.pictures import Row
-
 WEIGHTS = {"rain": "derain", "blur": "deblur"}  # the released weights that remove it
+STREAM = Path("-")  # stdin as PHOTO, stdout as OUT
+GAP = 8  # pixels, white, between before and after
 
 
 def run() -> None:
@@ -39,51 +49,143 @@ def main(argv: Sequence[str] | None = None) -> None:
             the photographs could not be.
     """
     args = parse(argv)
-    photos = find_photographs(args.photos)
-    jobs = plan(photos, args.out)
-    outputs = [out for _, out in jobs]
-    if args.sheet:
-        check_can_hold(args.sheet, Photograph(np.zeros((1, 1, 3), np.uint8)))
-        outputs.append(args.sheet)
-    check_outputs(outputs, photos, args.overwrite)
+    if STREAM in (args.out, *args.photos):
+        restore_piped(args)
+    else:
+        restore_files(args)
+
+
+def restore_files(args: argparse.Namespace) -> None:
+    """Restore photographs and folders of them; what is finished already is left as it is."""
+    found = find_photographs(args.photos, args.out)
+    jobs = plan(found, args.out, args.format, args.compare)
+    to_folder = [job.out for job in jobs] != [args.out]
+    check_outputs((path for job in jobs for path in job.outputs), found.photos, args.overwrite or to_folder)
+    todo = [job for job in jobs if args.overwrite or not all(path.exists() for path in job.outputs)]
+    if found.others:
+        print(f"not images, left out: {found.others}")
+    if todo:
+        restorer = open_restorer(args)
+        print(restorer, flush=True)
+    done, left, failures = 0, len(todo), found.unread
+
+    def tally() -> str:
+        there = len(jobs) - len(todo)
+        counts = {"restored": done, "were there already": there, "failed": len(failures), "left to do": left}
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+    on_terminal = len(todo) > 1 and sys.stderr.isatty()
+    bar = tqdm(todo, unit="file", leave=False, dynamic_ncols=True, smoothing=0, disable=not on_terminal)
+    try:
+        for job in bar:
+            bar.set_postfix_str(job.photo.name)
+            try:
+                line = restore_file(restorer, job, args.overwrite)
+            except (OSError, UserError) as error:  # the photographs after it may be good
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise UserError(f"{job.out}: {error.strerror}") from error  # none of them could be written
+                named = any(str(path) in str(error) for path in (job.photo, *job.outputs))
+                failures.append(str(error) if named else f"{job.photo}: {error}")
+            else:
+                done += 1
+                if not (on_terminal and sys.stdout.isatty()):
+                    print(line, flush=True)
+            left -= 1
+    finally:
+        bar.close()
+        if len(jobs) > 1:
+            for failure in failures:
+                print(f"error: {failure}", file=sys.stderr)
+            if left:  # Ctrl-C, or a full disk
+                print(tally())
+    if failures:
+        raise UserError(tally() if len(jobs) > 1 else "; ".join(failures))
+    if len(jobs) > 1 or not todo:
+        print(tally())
+
+
+def restore_file(restorer: Restorer, job: Job, overwrite: bool = False) -> str:
+    """Restore one photograph; a line that says so comes back. Without `overwrite`, files that exist stay as they are.
+
+    Raises:
+        UserError, OSError: it cannot be read, restored or written.
+    """
+    start = time.perf_counter()
+    photograph = read_photograph(job.photo)
+    check_can_hold(job.out, photograph)
+    height, width = photograph.pixels.shape[:2]
+    if job.comparison:
+        wide = np.broadcast_to(photograph.pixels[:1, :1], (height, 2 * width + GAP, 3))
+        check_can_hold(job.comparison, replace(photograph, pixels=wide))
+    restored = restore_photograph(restorer, photograph)
+    if overwrite or not job.out.exists():
+        write_photograph(job.out, restored)
+    if job.comparison and (overwrite or not job.comparison.exists()):
+        write_photograph(job.comparison, side_by_side(photograph, restored))
+    return f"{job.photo}  {width}x{height}  {time.perf_counter() - start:.1f} s  -> {job.out}"
+
+
+def side_by_side(before: Photograph, after: Photograph) -> Photograph:
+    """Two photographs of one size as one picture, with a white gap between them."""
+    white = np.iinfo(after.pixels.dtype).max
+    gap = np.full_like(after.pixels, white, shape=(len(after.pixels), GAP, 3))
+    pixels = np.hstack([before.pixels, gap, after.pixels])
+    if before.alpha is None or after.alpha is None:
+        return replace(after, pixels=pixels)
+    return replace(after, pixels=pixels, alpha=np.hstack([before.alpha, gap[..., 0], after.alpha]))
+
+
+def restore_piped(args: argparse.Namespace) -> None:
+    """Restore one photograph that comes from stdin, goes to stdout, or both; messages go to stderr."""
+    (photo, *others), out = args.photos, args.out
+    if others:
+        raise UserError("- stands for one photograph, in a pipe: name no other")
+    if args.compare or (args.format and out != STREAM):
+        raise UserError(f"--{'compare' if args.compare else 'format'} does not go with - here")
+    if photo == STREAM and sys.stdin.isatty():
+        raise UserError("- reads a photograph from a pipe: cat a.jpg | python restore.py ...")
+    if out == STREAM and sys.stdout.isatty():
+        raise UserError("-o - writes a photograph into a pipe or a file: python restore.py ... > a.jpg")
+    if out != STREAM:
+        check_outputs([out], [], args.overwrite)
+    with TemporaryDirectory(prefix="m3snet-") as folder:
+        source = Path(folder, "stdin") if photo == STREAM else photo
+        if photo == STREAM:
+            with source.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            suffix = args.format or suffix_of(source)
+            result = Path(folder, "stdout" + (suffix if suffix in WRITTEN_SUFFIXES else FALLBACK))
+            restorer = open_restorer(args)
+            print(restorer, file=sys.stderr)
+            line = restore_file(restorer, Job(source, result if out == STREAM else out), args.overwrite)
+        except UserError as error:
+            raise UserError(str(error).replace(f"{folder}{os.sep}", "")) from error
+        print(line.replace(f"{folder}{os.sep}", ""), file=sys.stderr)
+        if out == STREAM:
+            with result.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.flush()
+
+
+def open_restorer(args: argparse.Namespace) -> Restorer:
+    """What the command line asks for, ready."""
     file = find_weights(args.weights or WEIGHTS[args.task])
     warn_of_other_task(file, released()[WEIGHTS[args.task]]["task"])
-    restorer = Restorer(file, args.device, args.precision, args.backend, args.tlc, args.tile)
-    print(restorer, flush=True)
-    failed = 0
-    rows: list[Row] = []
-    for photo, out in jobs:
-        try:
-            start = time.perf_counter()
-            photograph = read_photograph(photo)
-            check_can_hold(out, photograph)
-            restored = restore_photograph(restorer, photograph)
-            write_photograph(out, restored)
-        except (OSError, UserError) as error:  # the photographs after it may be good
-            named = str(photo) in str(error) or str(out) in str(error)
-            print(f"error: {error}" if named else f"error: {photo}: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        height, width = photograph.pixels.shape[:2]
-        print(f"{photo}  {width}x{height}  {time.perf_counter() - start:.1f} s  -> {out}", flush=True)
-        if args.sheet:
-            rows.append(sheet_row(photo.name, photograph, restored))
-    if rows:
-        from m3snet.utils.scoring.pictures import ERROR_SCALE, comparison_sheet
-
-        comparison_sheet(rows, args.sheet, f"change: {ERROR_SCALE}")
-        print(f"side by side: {args.sheet}")
-    if failed:
-        raise UserError(f"{failed} of {len(jobs)} photographs could not be restored")
+    return Restorer(
+        file, args.device, args.precision, args.backend, args.tlc, args.tile, args.ensemble, args.strength
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
+        usage="%(prog)s rain|blur PHOTO|FOLDER [...] -o OUT [options]",
         description="Remove rain or motion blur from photographs.",
         epilog="examples:\n"
-        "  %(prog)s rain street.jpg -o street_dry.png\n"
-        "  %(prog)s blur a.jpg b.jpg c.jpg -o restored/",
+        "  %(prog)s rain street.jpg -o street_dry.jpg\n"
+        "  %(prog)s rain holiday/ -o holiday_dry/\n"
+        "  %(prog)s blur a.jpg b.jpg c.jpg -o restored/ --compare",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("task", choices=WEIGHTS, help="what to remove")
@@ -92,52 +194,76 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PHOTO",
         nargs="+",
         type=_path,
-        help="PNG, JPEG, TIFF, WebP, AVIF, ...; what is written has 8 bits",
+        help="a photograph (JPEG, PNG, TIFF, WebP, ...), a folder of them, or a pattern ('*.jpg'); -: from a pipe",
     )
-    parser.add_argument(
+    files = parser.add_argument_group("files")
+    files.add_argument(
         "-o",
         "--out",
         metavar="OUT",
         required=True,
         type=_path,
-        help="where to write: with one photograph a file (out.png), else a folder that gets PHOTO's name as .png; a "
-        "name without a suffix is a folder, made when missing",
+        help="where to write: with one photograph a file (dry.jpg), else a folder, in which names, formats and "
+        "subfolders stay; a name without a suffix is a folder, made when missing; -: into a pipe",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write over files that exist already (never over a photograph)"
+    files.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="restore again what is in OUT already, and write over it; never over a PHOTO",
     )
-    parser.add_argument(
-        "--sheet",
-        metavar="FILE",
-        type=_path,
-        help="also write a picture of all photographs, restored, and what was changed, side by side",
+    files.add_argument(
+        "--format",
+        metavar="SUFFIX",
+        type=_format,
+        help="write all photographs as png, jpg, tif, ... (default: as each is)",
     )
-    parser.add_argument(
+    files.add_argument(
+        "--compare",
+        action="store_true",
+        help="also write NAME-compare, the photograph before and after, side by side",
+    )
+    effect = parser.add_argument_group("effect")
+    effect.add_argument(
+        "--strength",
+        metavar="0..1",
+        type=float,
+        default=1.0,
+        help="how much of the effect: 0 none, 1 all (default)",
+    )
+    effect.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="the mean of eight views (mirrored, turned): a little better, eight times as slow",
+    )
+    effect.add_argument(
         "--weights",
         metavar="FILE|NAME",
         help="a checkpoint, or the name of released weights (default: derain for rain, deblur for blur)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest that is there)")
-    parser.add_argument(
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest that is there)")
+    machine.add_argument(
         "--backend",
+        metavar="NAME",
         choices=["auto", *BACKENDS],
         default="auto",
-        help="what runs the network; auto (default): the fastest that was measured for the device",
+        help=f"what runs the network: {', '.join(BACKENDS)} (default: the fastest that was measured for the device)",
     )
-    parser.add_argument(
+    machine.add_argument(
         "--precision",
+        metavar="NAME",
         choices=["auto", *PRECISIONS],
         default="auto",
-        help="of the network's features; auto (default): bfloat16 where the processor has instructions for it",
+        help=f"{', '.join(PRECISIONS)} (default: bfloat16 where the processor has instructions for it)",
     )
-    parser.add_argument(
+    machine.add_argument(
         "--tile",
         metavar="PIXELS",
         type=int,
         help="restore a photograph with more pixels than PIXELS x PIXELS in overlapping tiles of at most that side "
-        "(default: what fits into the memory; at least twice the TLC window, by which they overlap; 0: always whole)",
+        "(default: what fits into the memory; 0: always whole)",
     )
-    parser.add_argument(
+    machine.add_argument(
         "--no-tlc",
         dest="tlc",
         action="store_false",
@@ -147,63 +273,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_photographs(names: Sequence[Path]) -> list[Path]:
-    """The files that the command line names; patterns (*.jpg) are expanded, which shells on Windows leave to programs.
-
-    Raises:
-        UserError: one is missing, or a folder.
-    """
-    photos: list[Path] = []
-    for name in names:
-        if name.is_dir():
-            raise UserError(f"{name} is a folder: name the photographs in it, for example {name / '*.jpg'}")
-        found = [str(name)] if name.is_file() else natsorted(glob(str(name)))  # noqa: PTH207, it may be absolute
-        matches = [match for match in map(Path, found) if match.is_file()]
-        if not matches:
-            raise UserError(f"{name}: no such file")
-        photos += matches
-    return photos
-
-
-def plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Which photograph is written where.
-
-    Raises:
-        UserError: two would be written to one file, or `out` is neither a folder nor a file of a known kind.
-    """
-    is_file = out.suffix != "" and not out.is_dir()
-    if is_file and out.suffix.lower() not in WRITTEN_SUFFIXES:
-        known = ", ".join(sorted(WRITTEN_SUFFIXES))
-        raise UserError(f"-o {out}: unknown suffix; a file needs one of {known}; a folder of such a name must exist")
-    if not is_file and out.is_file():
-        raise UserError(f"-o {out} is a file without a suffix, and would have to be a folder")
-    if is_file and len(photos) > 1:
-        raise UserError(f"-o {out} is one file; {len(photos)} photographs need a folder")
-    jobs: dict[Path, Path] = {}
-    for photo in photos:
-        target = out if is_file else out / f"{photo.stem}.png"
-        if target in jobs:
-            raise UserError(f"{jobs[target]} and {photo} would both be written to {target}: restore them one by one")
-        jobs[target] = photo
-    return [(photo, target) for target, photo in jobs.items()]
-
-
-def sheet_row(name: str, photograph: Photograph, restored: Photograph) -> Row:
-    """A photograph, restored, and where it was changed, each in sRGB and at the size that a sheet shows."""
-    from m3snet.utils.scoring.metrics import psnr  # late, with its report: they load what only a sheet needs
-    from m3snet.utils.scoring.pictures import error_map, fit_panel
-
-    before, after = photograph.rgb(), restored.rgb()
-    changed = psnr(after, before)
-    images = {"photograph": before, "restored": after, "change": error_map(after, before)}
-    caption = f"restored against photograph: {changed:.1f} dB RGB"
-    return name, {title: fit_panel(picture) for title, picture in images.items()}, caption
-
-
 def _path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a name, found an empty one")
     return Path(text)
+
+
+def _format(text: str) -> str:
+    suffix = f".{text.lower().removeprefix('.')}"
+    if suffix not in WRITTEN_SUFFIXES:
+        known = ", ".join(sorted(known[1:] for known in WRITTEN_SUFFIXES))
+        raise argparse.ArgumentTypeError(f"expected one of {known}, found {text}")
+    return suffix
 
 
 if __name__ == "__main__":

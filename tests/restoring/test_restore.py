@@ -1,6 +1,7 @@
 """Photographs in, restored photographs out: utils.restoring.restorer and the command restore.py."""
 from __future__ import annotations
 
+import errno
 import math
 import shutil
 import subprocess
@@ -18,12 +19,19 @@ import m3snet.Deblurring.dataset
 import m3snet.Deraining.dataset
 from m3snet.models import FusedM3SNet, M3SNet, load_model, save_weights
 from m3snet.models.weights import WeightsError, released
-from m3snet.restore import WEIGHTS, find_photographs, main
+from m3snet.restore import WEIGHTS, main
 from m3snet.utils.cli import UserError
-from m3snet.utils.images import Photograph, read_image, read_photograph, to_tensor, write_image, write_photograph
+from m3snet.utils.images import (
+    Photograph,
+    read_image,
+    read_photograph,
+    suffix_of,
+    to_tensor,
+    write_image,
+    write_photograph,
+)
 from m3snet.utils.restoring.backends import BackendError
 from m3snet.utils.restoring.restorer import Restorer, RestoringError, restore_image
-from m3snet.utils.scoring.pictures import error_map
 
 SCRIPT = Path(__file__).parents[2] / "restore.py"
 CASES = Path(__file__).parents[1] / "cases"
@@ -103,7 +111,7 @@ def test_out_of_memory_is_one_line_and_the_next_photograph_goes_on(
     photos = [tmp_path / "large.png", tmp_path / "small.png"]
     for photo, width in zip(photos, (50, 30), strict=True):
         write_image(photo, data.astronaut()[:20, :width])
-    with pytest.raises(UserError, match="1 of 2 photographs could not be restored"):
+    with pytest.raises(UserError, match=r"^1 restored, 1 failed$"):
         main(["rain", *map(str, photos), "-o", str(tmp_path / "out"), "--weights", weights])
     shown = capsys.readouterr()
     assert shown.err == f"error: {photos[0]}: not enough memory on cpu for 50 x 20 pixels\n"
@@ -227,25 +235,31 @@ def test_several_photographs_to_a_folder_and_a_bad_one_among_them(
     broken.write_bytes(b"")
     write_image(last, data.astronaut()[:20, :30])
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="1 of 3 photographs could not be restored"):
+    with pytest.raises(UserError, match=r"^2 restored, 1 failed$"):
         main(["blur", str(photo), str(broken), str(last), "-o", str(out), "--weights", weights])
-    assert sorted(path.name for path in out.iterdir()) == ["last.png", "photo.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["last.png", "photo.jpg"]
     assert f"{broken}: the file is empty" in capsys.readouterr().err
 
 
-def test_a_sheet_shows_what_was_changed(
-    weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, sheet = tmp_path / "out.png", tmp_path / "sheet.png"
-    main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(sheet)])
-    assert capsys.readouterr().out.endswith(f"side by side: {sheet}\n")
-    picture, restored = read_image(sheet), read_image(out)
-    height, width = restored.shape[:2]
-    windows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], (height, width))
-    for image in (read_image(photo), restored, error_map(restored, read_image(photo))):
-        assert np.any(np.all(windows == image[..., 0], axis=(2, 3)))
-    with pytest.raises(UserError, match=r"sheet\.xyz: images cannot be written as '\.xyz'; use \.png"):
-        main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(tmp_path / "sheet.xyz")])
+def test_a_comparison_shows_before_and_after(weights: str, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    main(["rain", str(photo), "-o", str(out), "--weights", weights, "--compare"])
+    shown, before, after = (read_image(path) for path in (tmp_path / "out-compare.png", photo, out))
+    gap = np.full((len(before), 8, 3), 255, np.uint8)
+    assert np.array_equal(shown, np.hstack([before, gap, after]))
+    assert not np.array_equal(before, after)
+
+
+def test_a_comparison_keeps_alpha_and_profile(weights: str, tmp_path: Path) -> None:
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    image = data.astronaut()[:20, :30]
+    profile = read_photograph(CASES / "photo-display-p3.jpg").profile
+    write_photograph(photo, Photograph(image, alpha=image[..., 0], profile=profile))
+    main(["rain", str(photo), "-o", str(out), "--weights", weights, "--compare"])
+    shown = read_photograph(out / "photo-compare.png")
+    assert shown.profile == profile
+    assert shown.alpha is not None
+    assert np.array_equal(shown.alpha, np.hstack([image[..., 0], np.full((20, 8), 255, np.uint8), image[..., 0]]))
 
 
 def test_an_input_is_never_overwritten(photo: Path, tmp_path: Path) -> None:
@@ -253,11 +267,13 @@ def test_an_input_is_never_overwritten(photo: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     write_image(other, data.astronaut()[:20, :30])
     (tmp_path / "new").mkdir()
+    link = tmp_path / "new" / "link"
+    link.symlink_to(tmp_path, target_is_directory=True)
     for photos, out in (
         ([photo], [photo]),
         ([other], [tmp_path]),
         ([other, photo], [tmp_path / "new" / ".."]),
-        ([photo], [tmp_path / "out.png", "--sheet", photo]),
+        ([tmp_path / "*.[jp]*g"], [link]),
     ):
         with pytest.raises(UserError, match=r"is an input, and would be overwritten"):
             main(["rain", *map(str, photos), "--overwrite", "-o", *map(str, out)])
@@ -265,36 +281,145 @@ def test_an_input_is_never_overwritten(photo: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_there_is_overwritten_only_when_asked(weights: str, photo: Path, tmp_path: Path) -> None:
-    unrelated = tmp_path / "out" / "photo.png"
-    unrelated.parent.mkdir()
+    unrelated = tmp_path / "out.png"
     unrelated.write_text("somebody's")
-    command = ["rain", str(photo), "-o", str(unrelated.parent), "--weights", weights]
-    with pytest.raises(UserError, match=r"photo\.png exists: choose another output, or add --overwrite"):
+    command = ["rain", str(photo), "-o", str(unrelated), "--weights", weights]
+    with pytest.raises(UserError, match=r"out\.png exists: choose another output, or add --overwrite"):
         main(command)
-    with pytest.raises(UserError, match=r"sheet\.png would be written twice"):
-        main(["rain", str(photo), "-o", str(tmp_path / "sheet.png"), "--sheet", str(tmp_path / "sheet.png")])
     assert unrelated.read_text() == "somebody's"
     main([*command, "--overwrite"])
     assert read_image(unrelated).shape == read_image(photo).shape
 
 
-def test_patterns_are_expanded_where_the_shell_has_not(weights: str, photo: Path, tmp_path: Path) -> None:
-    for name in ("a10.jpg", "a2.jpg", "[a].jpg"):
+def test_a_folder_goes_on_where_it_stopped(
+    weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    album, out = tmp_path / "album", tmp_path / "album" / "dry"
+    for name in ("1/a.jpg", "2/b.jpg", "2/c.jpg"):
+        (album / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, album / name)
+    (album / "notes.txt").write_text("rain")
+    broken = album / "2" / "broken.jpg"
+    broken.write_bytes(b"")
+    command = ["rain", str(album), "-o", str(out), "--weights", weights]
+    with pytest.raises(UserError, match=r"^3 restored, 1 failed$"):
+        main(command)
+    shown = capsys.readouterr()
+    assert shown.err == f"error: {broken}: the file is empty (0 bytes)\n"
+    lines = shown.out.splitlines()
+    assert lines[0] == "not images, left out: 1"
+    assert [line.split("  ")[0] for line in lines[2:]] == [str(album / n) for n in ("1/a.jpg", "2/b.jpg", "2/c.jpg")]
+    shutil.copy(photo, broken)
+    (out / "2" / "b.jpg").write_text("finished")
+    (out / "2" / "c.jpg").unlink()
+    main(command)
+    assert capsys.readouterr().out.endswith("2 restored, 2 were there already\n")
+    assert (out / "2" / "b.jpg").read_text() == "finished"
+    main(command)
+    assert capsys.readouterr().out == "not images, left out: 1\n4 were there already\n"
+    main([*command, "--overwrite"])
+    assert capsys.readouterr().out.endswith("4 restored\n")
+    assert read_image(out / "2" / "b.jpg").shape == read_image(photo).shape
+    main([*command, "--compare"])  # what is missing is added, and nothing else is written
+    assert len(list(out.rglob("*-compare.jpg"))) == 4
+
+
+def test_ctrl_c_says_how_far_it_came(
+    weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(path: Path, photograph: Photograph) -> None:
+        if path.name == "b.jpg":
+            raise KeyboardInterrupt
+        write_photograph(path, photograph)
+
+    monkeypatch.setattr("m3snet.restore.write_photograph", stop)
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
         shutil.copy(photo, tmp_path / name)
-    (tmp_path / "a.jpg").mkdir()
-    assert find_photographs([tmp_path / "a*.jpg"]) == [tmp_path / "a2.jpg", tmp_path / "a10.jpg"]
-    assert find_photographs([tmp_path / "[a].jpg"]) == [tmp_path / "[a].jpg"]
-    with pytest.raises(UserError, match=r"b\*\.jpg: no such file"):
-        find_photographs([tmp_path / "b*.jpg"])
-    main(["rain", str(tmp_path / "a*.jpg"), "-o", str(tmp_path / "out"), "--weights", weights])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a10.png", "a2.png"]
+    with pytest.raises(KeyboardInterrupt):
+        main(["rain", str(tmp_path / "[abc].jpg"), "-o", str(tmp_path / "out"), "--weights", weights])
+    assert capsys.readouterr().out.endswith("1 restored, 2 left to do\n")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]
+
+
+def test_a_full_disk_ends_it_at_once(
+    weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, photograph: Photograph) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("m3snet.restore.write_photograph", full)
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(photo, tmp_path / name)
+    with pytest.raises(UserError, match=r"a\.jpg: No space left on device$"):
+        main(["rain", str(tmp_path / "[ab].jpg"), "-o", str(tmp_path / "out"), "--weights", weights])
+    assert capsys.readouterr().out.endswith("2 left to do\n")
+
+
+def piped(photo: bytes, *words: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, str(SCRIPT), "rain", *words]
+    return subprocess.run(command, cwd=folder, input=photo, capture_output=True, check=False)
+
+
+def test_a_pipe(weights: str, photo: Path, tmp_path: Path) -> None:
+    image = read_image(photo)
+    done = piped(photo.read_bytes(), "-", "-o", "-", "--weights", weights, folder=tmp_path)
+    assert done.returncode == 0
+    main(["rain", str(photo), "-o", str(tmp_path / "file.jpg"), "--weights", weights])
+    assert done.stdout == (tmp_path / "file.jpg").read_bytes()
+    network, line = done.stderr.decode().splitlines()
+    assert network.startswith("tiny: ")
+    assert line.startswith("stdin  71x50  ") and line.endswith(" s  -> stdout.jpg")
+
+    write_image(tmp_path / "same.png", image)
+    done = piped(b"", "same.png", "-o", "-", "--format", "tif", "--weights", weights, folder=tmp_path)
+    (tmp_path / "got").write_bytes(done.stdout)
+    assert suffix_of(tmp_path / "got") == ".tif"
+    assert np.array_equal(read_image(tmp_path / "got"), Restorer(weights)(image))
+
+    piped((tmp_path / "same.png").read_bytes(), "-", "-o", "new/dry.png", "--weights", weights, folder=tmp_path)
+    assert np.array_equal(read_image(tmp_path / "new/dry.png"), Restorer(weights)(image))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-", "-o", "-"], "stdin: the file is empty (0 bytes)"),
+        (["-", "b.jpg", "-o", "-"], "- stands for one photograph, in a pipe: name no other"),
+        (["-", "-o", "-", "--compare"], "--compare does not go with - here"),
+        (["-", "-o", "a.jpg", "--format", "png"], "--format does not go with - here"),
+        (["-", "-o", "."], ". is a folder: name a file in it"),
+        (["-", "-o", "there.jpg"], "there.jpg exists: choose another output, or add --overwrite"),
+    ],
+)
+def test_a_pipe_that_cannot_be(words: list[str], said: str, weights: str, tmp_path: Path) -> None:
+    (tmp_path / "there.jpg").write_text("somebody's")
+    done = piped(b"", *words, "--weights", weights, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().splitlines()[-1] == f"error: {said}"
+
+
+def test_a_format_for_all(weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["rain", str(photo), "-o", str(tmp_path / "out"), "--weights", weights, "--format"]
+    main([*command, "PNG"])
+    assert np.array_equal(read_image(tmp_path / "out" / "photo.png"), Restorer(weights)(read_image(photo)))
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "xyz"])
+    assert "expected one of bmp, " in capsys.readouterr().err
+
+
+def test_strength_and_ensemble_reach_the_network(weights: str, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    command = ["rain", str(photo), "-o", str(out), "--weights", weights, "--overwrite"]
+    main([*command, "--strength", "0"])
+    assert np.array_equal(read_image(out), read_image(photo))
+    main([*command, "--ensemble"])
+    assert np.array_equal(read_image(out), Restorer(weights, ensemble=True)(read_image(photo)))
 
 
 def test_an_empty_name_is_no_place(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for option in (["-o", ""], ["-o", "a.png", "--sheet", ""]):
-        with pytest.raises(SystemExit, match="2"):
-            main(["rain", str(photo), *option])
-        assert "expected a name, found an empty one" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["rain", str(photo), "-o", ""])
+    assert "expected a name, found an empty one" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_said_before_the_network_works(
@@ -312,9 +437,8 @@ def test_what_cannot_be_written_is_said_before_the_network_works(
         (transparent, "out.jpg", "the photograph is transparent in part, which JPEG cannot hold; use .png"),
         (colour, "out.pgm", "'.pgm' holds gray images only; use .png"),
     ):
-        with pytest.raises(UserError, match="1 of 1 photographs could not be restored"):
+        with pytest.raises(UserError, match=f"{out}: {reason}$"):
             main(["rain", str(photo), "-o", str(tmp_path / out), "--weights", weights])
-        assert capsys.readouterr().err == f"error: {tmp_path / out}: {reason}\n"
         assert not (tmp_path / out).exists()
     with pytest.raises(UserError, match="colour\\.png: Not a directory"):
         main(["rain", str(transparent), "-o", str(colour / "out.png"), "--weights", weights])
@@ -349,24 +473,12 @@ def test_gray_stays_gray(channels: int, tmp_path: Path) -> None:
     assert np.abs(found.pixels.astype(int) - coloured).mean() < 2
 
 
-def test_a_sheet_shows_colours_in_srgb(weights: str, tmp_path: Path) -> None:
-    out, sheet = tmp_path / "out.png", tmp_path / "sheet.png"
-    photo = CASES / "photo-display-p3.jpg"
-    main(["rain", str(photo), "-o", str(out), "--weights", weights, "--sheet", str(sheet)])
-    shown = read_image(sheet)
-    for image in (read_image(photo), read_image(out)):
-        height, width = image.shape[:2]
-        corners = np.argwhere((shown[: 1 - height, : 1 - width] == image[0, 0]).all(axis=-1))
-        assert any(np.array_equal(shown[y : y + height, x : x + width], image) for y, x in corners)
-
-
 def test_what_is_asked_wrongly_is_said_before_the_network_is_loaded(photo: Path, tmp_path: Path) -> None:
-    twin = tmp_path / "twin" / "photo.png"
+    twin = tmp_path / "twin" / "photo.jpg"
     write_image(twin, data.astronaut()[:20, :30])
     missing = tmp_path / "missing.jpg"
     for photos, out, message in (
         ([photo, missing], "out", "missing.jpg: no such file"),
-        ([tmp_path], "out", r"is a folder: name the photographs in it"),
         ([photo, twin], "one.png", "is one file; 2 photographs need a folder"),
         ([photo, twin], "out", "would both be written to"),
     ):
@@ -389,7 +501,7 @@ def test_a_suffix_says_what_out_is(weights: str, photo: Path, tmp_path: Path) ->
     (tmp_path / "taken").write_text("a file")
     for folder in ("out.v2", "like.png", "new"):
         run(folder)
-        assert (tmp_path / folder / "photo.png").is_file()
+        assert (tmp_path / folder / "photo.jpg").is_file()
     run("file.PNG")
     assert (tmp_path / "file.PNG").is_file()
     with pytest.raises(UserError, match="taken is a file without a suffix"):
@@ -414,7 +526,7 @@ def test_the_command_itself_from_another_folder(weights: str, photo: Path) -> No
     run = partial(subprocess.run, cwd=photo.parent, capture_output=True, text=True, check=False)
     done = run([*command, weights])
     assert (done.returncode, done.stderr) == (0, "")
-    assert (photo.parent / "out" / "photo.png").is_file()
+    assert (photo.parent / "out" / "photo.jpg").is_file()
     failed = run([*command, "nothing.pth", "--overwrite"])
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: nothing.pth: ")

@@ -2,7 +2,7 @@
 
 In numpy an image is H x W x 3 uint8 RGB; as a tensor it is N x 3 x H x W float32 in [0, 1].
 """
-from .headers import IMAGE_SUFFIXES, ImageError, is_image, max_pixels
+from .headers import IMAGE_SUFFIXES, ImageError, is_image, max_pixels, suffix_of
 from .photographs import (
     READING,
     WRITTEN_SUFFIXES,
@@ -28,6 +28,7 @@ __all__ = [
     "max_pixels",
     "read_image",
     "read_photograph",
+    "suffix_of",
     "to_image",
     "to_tensor",
     "write_image",

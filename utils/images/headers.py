@@ -39,6 +39,7 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "TIFF": TiffImageFile,
     "WebP": WebPImageFile,
 }
+_SUFFIXES = {"JPEG": ".jpg", "PNM": ".ppm", "TIFF": ".tif"}  # .png for PNG, and so on
 _SIGNATURES = (  # place, bytes, format
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"\xff\xd8", "JPEG"),
@@ -85,6 +86,16 @@ class ImageError(UserError):
 def is_image(path: Path) -> bool:
     """Whether `path` is a visible file with the suffix of an image."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def suffix_of(path: Path) -> str:
+    """The usual suffix of an image file's format, by its contents: .jpg, .png, .tif, ...
+
+    Raises:
+        ImageError: as `load_file`.
+    """
+    kind, _ = load_file(path)
+    return _SUFFIXES.get(kind, f".{kind.lower()}")
 
 
 def load_file(path: Path) -> tuple[str, bytes]:

@@ -13,6 +13,7 @@ from ...models.tlc import ENLARGEMENT
 from ...models.weights import PRETRAINED, WeightsError, released
 from ..cli import UserError, warn
 from .backends import find_device, open_backend
+from .ensemble import mean_of_views
 from .memory import largest_tile
 from .tiling import Progress, in_tiles
 
@@ -37,6 +38,7 @@ class Restorer:
             When the memory did not suffice it becomes smaller.
         smallest_tile: the least that it can be; two neighbours overlap by half of it.
         grid: tiles begin at multiples of it.
+        ensemble, strength: as asked for. They are applied to what `network` gives, and may be changed.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Restorer:
         backend: str = "auto",
         tlc: bool = True,
         tile: int | None = None,
+        ensemble: bool = False,
+        strength: float = 1.0,
     ) -> None:
         """
         Args:
@@ -57,11 +61,13 @@ class Restorer:
             tlc: pool over windows, as the network did in training, not over the whole image (`models.tlc`).
             tile: restore an image with more pixels than `tile` x `tile` in overlapping tiles of at most that side;
                 None: with more pixels than fit into the memory that is free; 0: never.
+            ensemble: the mean of eight views (`ensemble.mean_of_views`).
+            strength: 0 to 1, from the image as it came to the restored one; between them the two are blended.
 
         Raises:
             WeightsError: no such weights, not those of an M3SNet, or of one for other images than RGB.
             BackendError: the device, precision or backend is not to be had here.
-            RestoringError: `tile` is less than `smallest_tile`.
+            RestoringError: `tile` is less than `smallest_tile`, or `strength` not in [0, 1].
         """
         self.name = Path(model).stem if isinstance(model, (str, Path)) else "M3SNet"
         network = load_model(model) if isinstance(model, (str, Path)) else model
@@ -76,12 +82,16 @@ class Restorer:
         self.network, self.backend, self.precision = open_backend(backend, self.model, precision)
         self.smallest_tile = smallest_tile(self.model)
         self.grid = 2 ** len(self.model.downs)
-        self.tile = tile
+        self.tile, self.ensemble, self.strength = tile, ensemble, strength
         if self.tile and self.tile < self.smallest_tile:
             raise RestoringError(f"tile {tile}: with these weights expected 0, or at least {self.smallest_tile} pixels")
+        if not 0 <= strength <= 1:
+            raise RestoringError(f"strength {strength}: expected 0 to 1")
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.precision}, {self.backend} on {self.device}"
+        views = ", mean of 8 views" * self.ensemble
+        blended = f", strength {self.strength:g}" * (self.strength != 1)
+        return f"{self.name}: {self.precision}, {self.backend} on {self.device}{views}{blended}"
 
     def __call__(self, image: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """Restore an H x W x 3 uint8 or uint16 RGB image; the same shape and type come back.
@@ -118,10 +128,11 @@ class Restorer:
         return max(fits, self.smallest_tile)
 
     def _part(self, image: torch.Tensor) -> torch.Tensor:
-        restored = self.network(image.to(self.device, memory_format=torch.channels_last))
+        image = image.to(self.device, memory_format=torch.channels_last)
+        restored = mean_of_views(self.network, image) if self.ensemble else self.network(image)
         if not restored.isfinite().all():
             raise RestoringError("the network's output is not finite: its weights or its precision do not serve")
-        return restored
+        return torch.lerp(image, restored, self.strength)
 
 
 def restore_image(model: M3SNet, image: np.ndarray) -> np.ndarray:
