@@ -82,8 +82,8 @@ def restore_video(restorer: Restore, source: Path, out: Path, progress: Progress
     check_outputs([out], [source], overwrite=True)
     try:
         with source.open("rb") as file, Source(source, file) as video, closing(ahead(video.parts())) as parts:
-            first = next(parts)
-            if first.frame is None:
+            first = next(parts, None)
+            if first is None or first.frame is None:
                 raise VideoError(f"{source}: the video has no frames")
             with (
                 write_atomically(out) as written,
@@ -170,31 +170,44 @@ class Source:
 
         packets: list[Packet] = []
         first: VideoFrame | None = None
-        at = end = 0.0  # seconds: of the last frame, and of what was read
+        waiting: set[int] = set()  # time stamps of the frames that the decoder holds
+        at = here = end = 0.0  # seconds: of the last frame, of the last packet, and of all that was read
         for packet in self.container.demux():
             if packet.is_corrupt:
                 raise VideoError(f"{self.path}: damaged at {clock(at)}")
             if packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                here = float(packet.pts * packet.time_base)
+                end = max(end, here + float((packet.duration or 0) * packet.time_base))
             if packet.stream is not self.stream:
                 if packet.size:  # the last one of a stream is empty
                     packets.append(packet)
                 continue
+            if packet.size and not packet.is_discard and packet.pts is not None:
+                waiting.add(packet.pts)
             try:
                 frames = self.stream.decode(packet)
             except av.FFmpegError as error:
-                raise VideoError(f"{self.path}: damaged near {clock(at)}: {error.strerror}") from error
+                raise VideoError(f"{self.path}: damaged near {clock(here)}") from error
             for frame in frames:
                 first = first or frame
                 self._check(frame, first, at)
+                # Before the first frame there may be some that need one before it; after it each has to come.
+                waiting -= {pts for pts in waiting if pts <= first.pts or pts == frame.pts}
+                self._check_none_lost({pts for pts in waiting if pts < frame.pts})
                 at = frame.time
                 yield Part(packets, frame, to_rgb(frame))
                 packets = []
-        if packets:
-            yield Part(packets, None, None)
+        if first is not None:
+            self._check_none_lost(waiting)
         length = (self.container.duration or 0) / av.time_base
         if end < length - 1:
             raise VideoError(f"{self.path}: ends at {clock(end)} of {clock(length)}: it was cut off, or is damaged")
+        if packets:
+            yield Part(packets, None, None)
+
+    def _check_none_lost(self, lost: set[int]) -> None:
+        if lost:
+            raise VideoError(f"{self.path}: damaged at {clock(float(min(lost) * self.stream.time_base))}")
 
     def _check(self, frame: VideoFrame, first: VideoFrame, at: float) -> None:
         if frame.is_corrupt:
@@ -470,7 +483,8 @@ class Report:
     def __init__(self, name: str) -> None:
         self._name, self._start = name, time.monotonic()
         self._said = self._start
-        self._bar = tqdm(desc=name, total=1, leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+        hidden = not sys.stderr.isatty()
+        self._bar = tqdm(total=1, desc=name, leave=False, dynamic_ncols=True, disable=hidden, bar_format="{desc}")
 
     def __enter__(self) -> Report:
         return self
