@@ -1,4 +1,4 @@
-"""Restore photographs: `python restore.py rain|blur PHOTO|FOLDER [...] -o OUT`."""
+"""Restore photographs and videos: `python restore.py rain|blur PHOTO|VIDEO|FOLDER [...] -o OUT`."""
 from __future__ import annotations
 
 import argparse
@@ -30,6 +30,7 @@ from m3snet.utils.restoring.backends import BACKENDS, PRECISIONS
 from m3snet.utils.restoring.jobs import FALLBACK, Job, find_photographs, plan
 from m3snet.utils.restoring.photographs import restore_photograph
 from m3snet.utils.restoring.restorer import Restorer, warn_of_other_task
+from m3snet.utils.restoring.video import is_video, restore_video
 
 WEIGHTS = {"rain": "derain", "blur": "deblur"}  # the released weights that remove it
 STREAM = Path("-")  # stdin as PHOTO, stdout as OUT
@@ -42,11 +43,11 @@ def run() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Restore the photographs that the command line names.
+    """Restore the photographs and videos that the command line names.
 
     Raises:
         UserError, OSError: something is asked that cannot be done, and nothing was restored; or, at the end, some of
-            the photographs could not be.
+            the files could not be.
     """
     args = parse(argv)
     if STREAM in (args.out, *args.photos):
@@ -56,14 +57,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def restore_files(args: argparse.Namespace) -> None:
-    """Restore photographs and folders of them; what is finished already is left as it is."""
+    """Restore photographs, videos and folders of them; what is finished already is left as it is."""
     found = find_photographs(args.photos, args.out)
     jobs = plan(found, args.out, args.format, args.compare)
     to_folder = [job.out for job in jobs] != [args.out]
     check_outputs((path for job in jobs for path in job.outputs), found.photos, args.overwrite or to_folder)
     todo = [job for job in jobs if args.overwrite or not all(path.exists() for path in job.outputs)]
     if found.others:
-        print(f"not images, left out: {found.others}")
+        print(f"neither images nor videos, left out: {found.others}")
     if todo:
         restorer = open_restorer(args)
         print(restorer, flush=True)
@@ -81,7 +82,7 @@ def restore_files(args: argparse.Namespace) -> None:
             bar.set_postfix_str(job.photo.name)
             try:
                 line = restore_file(restorer, job, args.overwrite)
-            except (OSError, UserError) as error:  # the photographs after it may be good
+            except (OSError, UserError) as error:  # the files after it may be good
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise UserError(f"{job.out}: {error.strerror}") from error  # none of them could be written
                 named = any(str(path) in str(error) for path in (job.photo, *job.outputs))
@@ -105,12 +106,15 @@ def restore_files(args: argparse.Namespace) -> None:
 
 
 def restore_file(restorer: Restorer, job: Job, overwrite: bool = False) -> str:
-    """Restore one photograph; a line that says so comes back. Without `overwrite`, files that exist stay as they are.
+    """Restore one file; a line that says so comes back. Without `overwrite`, files that exist stay as they are.
 
     Raises:
         UserError, OSError: it cannot be read, restored or written.
     """
     start = time.perf_counter()
+    if is_video(job.photo):
+        frames = restore_video(restorer, job.photo, job.out)
+        return f"{job.photo}  {frames} frames  {time.perf_counter() - start:.1f} s  -> {job.out}"
     photograph = read_photograph(job.photo)
     check_can_hold(job.out, photograph)
     height, width = photograph.pixels.shape[:2]
@@ -140,6 +144,8 @@ def restore_piped(args: argparse.Namespace) -> None:
     (photo, *others), out = args.photos, args.out
     if others:
         raise UserError("- stands for one photograph, in a pipe: name no other")
+    if is_video(photo) or is_video(out):
+        raise UserError("- stands for a photograph; a video needs names of files")
     if args.compare or (args.format and out != STREAM):
         raise UserError(f"--{'compare' if args.compare else 'format'} does not go with - here")
     if photo == STREAM and sys.stdin.isatty():
@@ -180,10 +186,11 @@ def open_restorer(args: argparse.Namespace) -> Restorer:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        usage="%(prog)s rain|blur PHOTO|FOLDER [...] -o OUT [options]",
-        description="Remove rain or motion blur from photographs.",
+        usage="%(prog)s rain|blur PHOTO|VIDEO|FOLDER [...] -o OUT [options]",
+        description="Remove rain or motion blur from photographs and videos.",
         epilog="examples:\n"
         "  %(prog)s rain street.jpg -o street_dry.jpg\n"
+        "  %(prog)s rain clip.mp4 -o clip_dry.mp4\n"
         "  %(prog)s rain holiday/ -o holiday_dry/\n"
         "  %(prog)s blur a.jpg b.jpg c.jpg -o restored/ --compare",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -194,7 +201,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PHOTO",
         nargs="+",
         type=_path,
-        help="a photograph (JPEG, PNG, TIFF, WebP, ...), a folder of them, or a pattern ('*.jpg'); -: from a pipe",
+        help="a photograph (JPEG, PNG, TIFF, WebP, ...), a video (MP4, MOV, MKV, WebM), a folder of them, or a pattern "
+        "('*.jpg'); -: a photograph from a pipe",
     )
     files = parser.add_argument_group("files")
     files.add_argument(
@@ -203,7 +211,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="OUT",
         required=True,
         type=_path,
-        help="where to write: with one photograph a file (dry.jpg), else a folder, in which names, formats and "
+        help="where to write: of one PHOTO a file (dry.jpg), else a folder, in which names, formats and "
         "subfolders stay; a name without a suffix is a folder, made when missing; -: into a pipe",
     )
     files.add_argument(
@@ -220,7 +228,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     files.add_argument(
         "--compare",
         action="store_true",
-        help="also write NAME-compare, the photograph before and after, side by side",
+        help="also write NAME-compare, a photograph before and after, side by side",
     )
     effect = parser.add_argument_group("effect")
     effect.add_argument(

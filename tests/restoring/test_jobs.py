@@ -92,7 +92,7 @@ def test_patterns_are_expanded_where_the_shell_has_not(holiday: Path) -> None:
     for name in ("holiday/b*.png", "none.png"):
         with pytest.raises(UserError, match="no such file"):
             targets([name])
-    with pytest.raises(UserError, match=r"^holiday/empty: no images in this folder$"):
+    with pytest.raises(UserError, match=r"^holiday/empty: no images or videos in this folder$"):
         targets(["holiday/empty"])
     assert list(targets(["holiday/empty", "holiday/a10.png"])) == ["holiday/a10.png"]
 
@@ -113,7 +113,7 @@ def test_formats_stay_where_they_can_be_written(holiday: Path) -> None:
 
 def test_a_folder_needs_a_folder(holiday: Path) -> None:
     assert targets(["holiday/day"], "out.v2") == {"holiday/day/b.png": "out.v2/b.png"}
-    with pytest.raises(UserError, match=r"^-o out\.jpg is one file; 1 photographs need a folder"):
+    with pytest.raises(UserError, match=r"^-o out\.jpg is one file; 1 files need a folder"):
         targets(["holiday/day"], "out.jpg")
     with pytest.raises(UserError, match=r"^-o out\.jpg is a file, whose suffix is its format; --format png is for a"):
         targets(["holiday/a10.png"], "out.jpg", ".png")

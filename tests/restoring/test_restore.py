@@ -307,7 +307,7 @@ def test_a_folder_goes_on_where_it_stopped(
     shown = capsys.readouterr()
     assert shown.err == f"error: {broken}: the file is empty (0 bytes)\n"
     lines = shown.out.splitlines()
-    assert lines[0] == "not images, left out: 1"
+    assert lines[0] == "neither images nor videos, left out: 1"
     assert [line.split("  ")[0] for line in lines[2:]] == [str(album / n) for n in ("1/a.jpg", "2/b.jpg", "2/c.jpg")]
     shutil.copy(photo, broken)
     (out / "2" / "b.jpg").write_text("finished")
@@ -316,7 +316,7 @@ def test_a_folder_goes_on_where_it_stopped(
     assert capsys.readouterr().out.endswith("2 restored, 2 were there already\n")
     assert (out / "2" / "b.jpg").read_text() == "finished"
     main(command)
-    assert capsys.readouterr().out == "not images, left out: 1\n4 were there already\n"
+    assert capsys.readouterr().out == "neither images nor videos, left out: 1\n4 were there already\n"
     main([*command, "--overwrite"])
     assert capsys.readouterr().out.endswith("4 restored\n")
     assert read_image(out / "2" / "b.jpg").shape == read_image(photo).shape
@@ -479,7 +479,7 @@ def test_what_is_asked_wrongly_is_said_before_the_network_is_loaded(photo: Path,
     missing = tmp_path / "missing.jpg"
     for photos, out, message in (
         ([photo, missing], "out", "missing.jpg: no such file"),
-        ([photo, twin], "one.png", "is one file; 2 photographs need a folder"),
+        ([photo, twin], "one.png", "is one file; 2 files need a folder"),
         ([photo, twin], "out", "would both be written to"),
     ):
         with pytest.raises(UserError, match=message):

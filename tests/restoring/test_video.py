@@ -15,10 +15,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from skimage import data
 
+from m3snet.models import M3SNet, save_weights
+from m3snet.restore import main
+from m3snet.utils.cli import UserError
 from m3snet.utils.files import OutputError
-from m3snet.utils.images import ImageError
+from m3snet.utils.images import ImageError, write_image
 from m3snet.utils.restoring.restorer import Restorer
 from m3snet.utils.restoring.video import CONTAINERS, Report, VideoError, clock, restore_video
 
@@ -62,7 +66,7 @@ def clip(
     """Write a clip; `times` are time stamps in `unit`s, else there are 30 frames per second."""
     quality = {"libx265": {"x265-params": "log-level=error"}, "libx264": {"crf": "10"}}.get(codec, {})
     with av.open(
-        str(path), "w", format=CONTAINERS[path.suffix], container_options=tags.get("options")
+        str(path), "w", format=CONTAINERS[path.suffix.lower()], container_options=tags.get("options")
     ) as container:
         container.metadata.update(tags.get("metadata", {}))
         container.set_chapters(tags.get("chapters", []))
@@ -543,6 +547,42 @@ def test_without_pyav_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(VideoError, match=r"videos need PyAV: pip install 'm3snet\[video\]', with Python 3.11 or newer"):
         restore_video(same, tmp_path / "a.mp4", tmp_path / "out.mp4")
+
+
+def test_restore_takes_videos_and_folders_that_hold_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    network = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1))
+    save_weights(network, tmp_path / "tiny.safetensors")
+    options = ["--weights", str(tmp_path / "tiny.safetensors"), "--device", "cpu", "--precision", "float32"]
+    folder, out = tmp_path / "holiday", tmp_path / "dry"
+    source = clip(tmp_path / "clip.MP4", frames=3, audio="aac")
+    main(["rain", str(source), "-o", str(tmp_path / "clip.mkv"), *options])
+    assert f"{source}  3 frames  " in capsys.readouterr().out
+    assert [data for *_, data in packets(tmp_path / "clip.mkv")] == [data for *_, data in packets(source)]
+    before, after = (decoded(path)[2].to_ndarray(format="rgb24") for path in (source, tmp_path / "clip.mkv"))
+    # A network of random weights colours single pixels, and chroma is halved.
+    assert psnr(Restorer(network, "cpu", "float32")(before), after) > psnr(before, after) + 5
+    write_image(folder / "a.png", PHOTOGRAPH[:20, :30])
+    (folder / "day").mkdir()
+    clip(folder / "day/b.mov", frames=2)
+    (folder / "broken.webm").write_bytes(b"rain")
+    command = ["rain", str(folder), "-o", str(out), "--format", "jpg", "--compare", *options]
+    for summary in ("2 restored, 1 failed", "2 were there already, 1 failed"):
+        with pytest.raises(UserError, match=summary):
+            main(command)
+        assert "broken.webm: not a video, damaged, or of another kind" in capsys.readouterr().err
+        files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
+        assert files == ["a-compare.jpg", "a.jpg", "day/b.mov"]
+    for photo, target, words in (
+        (source, "out.png", r"out\.png: unknown suffix; a file needs one of \.m4v, \.mkv, \.mov, \.mp4, \.webm"),
+        (folder / "a.png", "out.mp4", r"out\.mp4: unknown suffix; a file needs one of \.bmp"),
+        (folder, "out.mp4", r"out\.mp4 is one file; 3 files need a folder"),
+        (source, "-", "a video needs names of files"),
+    ):
+        with pytest.raises(UserError, match=words):
+            main(["rain", str(photo), "-o", target if target == "-" else str(tmp_path / target), *options])
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Which photographs are restored, and where each is written."""
+"""Which photographs and videos are restored, and where each is written."""
 from __future__ import annotations
 
 import os
@@ -11,13 +11,14 @@ from natsort import natsorted
 
 from ..cli import UserError
 from ..images import WRITTEN_SUFFIXES, is_image
+from .video import CONTAINERS, is_video
 
 FALLBACK = ".png"  # of what comes in a format that is not written
 
 
 @dataclass(frozen=True)
 class Job:
-    """A photograph, where it is written restored, and where side by side with what it was, if that is wanted."""
+    """A photograph or video, where it is written restored, and where a photograph side by side with what it was."""
 
     photo: Path
     out: Path
@@ -33,20 +34,21 @@ class Job:
 class Found:
     """What the names on a command line mean."""
 
-    photos: dict[Path, Path] = field(default_factory=dict)  # each photograph -> its place below a folder of results
+    # Each photograph or video -> its place below a folder of results.
+    photos: dict[Path, Path] = field(default_factory=dict)
     walked: list[Path] = field(default_factory=list)  # folders among the names
-    others: int = 0  # files in them that are no images
+    others: int = 0  # files in them that are neither images nor videos
     unread: list[str] = field(default_factory=list)  # folders in them that cannot be listed, and why
 
 
 def find_photographs(names: Sequence[Path], out: Path) -> Found:
-    """The files that are named, and the images in the folders that are; without hidden ones and what lies in `out`.
+    """The files that are named, and the images and videos in folders; without hidden ones and what lies in `out`.
 
     Patterns (*.jpg) are expanded, which shells on Windows leave to programs. In the folder of results, a file has its
     name; what lies in a folder, its place in that. Of several names each folder also keeps its own.
 
     Raises:
-        UserError: a name means nothing, or there is no image in the folders; or `out` is the only one of them.
+        UserError: a name means nothing, or the folders hold nothing to restore; or `out` is the only one of them.
     """
     matches = [match for name in names for match in _expand(name)]
     others = [match for match in matches if not (match.is_dir() and _same(match, out))]
@@ -60,12 +62,13 @@ def find_photographs(names: Sequence[Path], out: Path) -> Found:
         found.walked.append(match)
         top = os.path.basename(os.path.abspath(match)) if len(others) > 1 else ""  # noqa: PTH100, PTH119
         for path in _walk(match, out, found.unread):
-            if is_image(path):
+            if is_image(path) or is_video(path):
                 found.photos[path] = Path(top, path.relative_to(match))
             else:
                 found.others += 1
     if not found.photos:
-        raise UserError("; ".join(found.unread) or f"{', '.join(map(str, found.walked))}: no images in this folder")
+        walked = ", ".join(map(str, found.walked))
+        raise UserError("; ".join(found.unread) or f"{walked}: no images or videos in this folder")
     return found
 
 
@@ -77,23 +80,25 @@ def _expand(name: Path) -> list[Path]:
 
 
 def plan(found: Found, out: Path, suffix: str | None = None, compare: bool = False) -> list[Job]:
-    """What is written where: for one photograph `out` may be a file, else it is a folder.
+    """What is written where: for one photograph or video `out` may be a file, else it is a folder.
 
-    There, names stay, and formats unless `suffix` asks for another; .png takes the place of one that is not written.
+    There, names stay, and formats unless `suffix` asks for another for photographs; .png takes the place of one that is
+    not written. Only photographs are compared.
 
     Raises:
         UserError: two would be written to one file, or `out` is neither a folder nor a file of a known kind.
     """
     single = len(found.photos) == 1 and not found.walked
-    known = out.suffix.lower() in WRITTEN_SUFFIXES
+    suffixes = {*CONTAINERS} if single and is_video(next(iter(found.photos))) else {*WRITTEN_SUFFIXES}
+    known = out.suffix.lower() in {*CONTAINERS, *WRITTEN_SUFFIXES}
     is_file = not out.is_dir() and (known or (single and out.suffix != ""))
-    if is_file and not known:
-        raise UserError(
-            f"-o {out}: unknown suffix; a file needs one of {', '.join(sorted(WRITTEN_SUFFIXES))}; a folder of such a "
-            "name must exist"
-        )
     if is_file and not single:
-        raise UserError(f"-o {out} is one file; {len(found.photos)} photographs need a folder")
+        raise UserError(f"-o {out} is one file; {len(found.photos)} files need a folder")
+    if is_file and out.suffix.lower() not in suffixes:
+        raise UserError(
+            f"-o {out}: unknown suffix; a file needs one of {', '.join(sorted(suffixes))}; a folder of such a name "
+            "must exist"
+        )
     if is_file and suffix:
         raise UserError(f"-o {out} is a file, whose suffix is its format; --format {suffix[1:]} is for a folder")
     if not is_file and out.is_file():
@@ -101,12 +106,14 @@ def plan(found: Found, out: Path, suffix: str | None = None, compare: bool = Fal
     jobs: dict[Path, Job] = {}
     for photo, place in found.photos.items():
         kept = photo.suffix if photo.suffix.lower() in WRITTEN_SUFFIXES else FALLBACK
-        target = out if is_file else out / place.with_suffix(suffix or kept)
+        video = is_video(photo)
+        target = out if is_file else out / (place if video else place.with_suffix(suffix or kept))
         if target in jobs:
             raise UserError(
                 f"{jobs[target].photo} and {photo} would both be written to {target}: restore them one by one"
             )
-        jobs[target] = Job(photo, target, target.with_stem(f"{target.stem}-compare") if compare else None)
+        comparison = target.with_stem(f"{target.stem}-compare") if compare and not video else None
+        jobs[target] = Job(photo, target, comparison)
     return list(jobs.values())
 
 

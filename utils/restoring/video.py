@@ -325,6 +325,11 @@ class Target:
         warn(f"{self._source.path}: {text}")
 
 
+def is_video(path: Path) -> bool:
+    """Whether `path` has the suffix of a video that can be restored."""
+    return path.suffix.lower() in CONTAINERS
+
+
 def encoder_for(codec: str, kind: str, side: int) -> tuple[str, dict[str, str]]:
     """Name and options of the encoder for a video that came as `codec`, into a container, of frames of a least side."""
     holds = {"mp4": ("h264", "hevc", "vp9", "av1"), "mov": ("h264", "hevc"), "webm": ("vp9", "av1")}
