@@ -1,12 +1,14 @@
-"""The configuration of this task: its defaults are the schema of the YAML files in configs/."""
+"""The configuration of this task: the schema of the YAML files in configs/."""
 from yacs.config import CfgNode
 
 from ..utils.data.rain import SHARES
-from ..utils.tasks import default_config
+from ..utils.settings import default_config
+from ..utils.values import Number, Text
 
 DEFAULTS = default_config("Deraining")
-# The rain on the photographs of SHARP_DIRS: which share of them gets which kind of drawn rain. Only the ratio matters.
-DEFAULTS.TRAINING.RAIN = CfgNode({kind.upper(): share for kind, share in SHARES.items()})
-# Gray images, each the light that rain added to a photograph: this share of the photographs gets one of them instead.
-DEFAULTS.TRAINING.RAIN.LAYERS = ""
-DEFAULTS.TRAINING.RAIN.LAYERED = 0.5
+_SHARE = Number(0, 1_000_000)
+RAIN = DEFAULTS.TRAINING.RAIN = CfgNode()
+for kind, share in SHARES.items():
+    RAIN[kind.upper()] = (share, _SHARE, f"share of {kind} rain on the photographs of SHARP_DIRS; the ratio counts")
+RAIN.LAYERS = ("", Text(), "folder of gray images, each the light that rain added to a photograph; '': none")
+RAIN.LAYERED = (0.5, Number(0, 1), "share of the photographs that get one of the LAYERS instead")

@@ -29,7 +29,7 @@ from m3snet.utils.config import load_config
 from m3snet.utils.training.build import build_model
 
 NAMES = {"full": "M3SNet", "no_ffm": "without FFM", "no_mhamb": "without MHAMB", "nafnet": "NAFNet, as many MACs"}
-DEFAULTS = {task.DEFAULTS.MODEL.MODE: task.DEFAULTS for task in (m3snet.Deblurring.config, m3snet.Deraining.config)}
+DEFAULTS = {"Deblurring": m3snet.Deblurring.config.DEFAULTS, "Deraining": m3snet.Deraining.config.DEFAULTS}
 _RUN = re.compile(rf"ablation_({'|'.join(NAMES)})_(\d+)")
 
 

@@ -27,13 +27,14 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.functional import to_tensor
 
 from m3snet.utils.cli import run_program
-from m3snet.utils.data.cache import KINDS, open_cache
+from m3snet.utils.data.cache import open_cache
 from m3snet.utils.data.pairs import Pair, PairError, check_pairs, find_pairs
 from m3snet.utils.data.patches import Order, PatchBatches, PatchDataset
 from m3snet.utils.data.rain import RAIN
 from m3snet.utils.data.samples import photographs
 from m3snet.utils.images import read_image, write_image
 from m3snet.utils.provenance import machine
+from m3snet.utils.settings import CACHES
 
 Loader = Callable[[], DataLoader[Any]]
 
@@ -125,7 +126,7 @@ def all_loaders(pairs: Sequence[Pair], patch: int, batch: int, folder: Path) -> 
         )
     }
     paths = [path for pair in pairs for path in (pair.input, pair.target) if path]
-    for kind in KINDS:
+    for kind in CACHES:
         read = open_cache(kind, folder, paths)
         if kind != "none":
             check_pairs(pairs, read)  # fills it

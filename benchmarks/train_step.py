@@ -33,6 +33,7 @@ from m3snet.Deblurring.config import DEFAULTS
 from m3snet.models import SIZES, M3SNet, create_model, save_weights
 from m3snet.models.weights import to_published
 from m3snet.utils.cli import UserError, run_program
+from m3snet.utils.config import load_config
 from m3snet.utils.data.augment import ORIENTATIONS, orient
 from m3snet.utils.data.patches import Patch
 from m3snet.utils.provenance import code_version
@@ -45,6 +46,7 @@ from m3snet.utils.training.step import TrainStep, on_device
 Step = Callable[[], None]
 Images = tuple[torch.Tensor, torch.Tensor]  # degraded, target: N x 3 x S x S float32 in [0, 1]
 
+CONFIG = load_config(DEFAULTS)
 PEER = ("spandrel", "spandrel_extra_arches")  # packages
 TOLERANCE = 1e-4  # relative, of the losses
 WARM_UP = 2  # steps
@@ -58,10 +60,10 @@ def this_project(model: M3SNet, batch: Patch, args: argparse.Namespace) -> Step:
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision={"fp32": "no", "bf16": "bf16"}[args.precision])
     model = model.train().to(accelerator.device).to(memory_format=torch.channels_last)
     model.set_grad_checkpointing(args.grad_checkpointing)
-    state = TrainState(model, build_optimizer(model, DEFAULTS), None, accelerator.scaler, order=[], validation="")
+    state = TrainState(model, build_optimizer(model, CONFIG), None, accelerator.scaler, order=[], validation="")
     shape = (args.batch, 3, args.patch, args.patch)
     network = compile_model(model, shape, accelerator, print) if args.compile else model
-    train_step = TrainStep(network, state, accelerator, DEFAULTS, DEFAULTS.OPTIM.ACCUMULATE)
+    train_step = TrainStep(network, state, accelerator, CONFIG, CONFIG.OPTIM.ACCUMULATE)
     if args.device == "cuda":  # as the data loader does
         batch = Patch(*(torch.as_tensor(part).pin_memory() for part in batch))  # type: ignore[arg-type]
     return lambda: train_step(batch)
@@ -70,7 +72,7 @@ def this_project(model: M3SNet, batch: Patch, args: argparse.Namespace) -> Step:
 def published(model: M3SNet, batch: Patch, args: argparse.Namespace) -> Step:
     """A step as a plain user of the published network would write it."""
     network = published_network(model).train().to(args.device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=DEFAULTS.OPTIM.LR_INITIAL)
+    optimizer = torch.optim.Adam(network.parameters(), lr=CONFIG.OPTIM.LR_INITIAL)
     images = plain_batch(batch)
     if args.device == "cuda":
         images = images[0].pin_memory(), images[1].pin_memory()

@@ -1,11 +1,20 @@
 """Configuration: what is widened, what is refused, and that every file of the repository loads."""
+import os
 from pathlib import Path
 
 import pytest
 
 import m3snet.Deblurring.config
 import m3snet.Deraining.config
-from m3snet.utils.config import ConfigError, differences, load_config, load_task_config, save_config, to_dict
+from m3snet.utils.config import (
+    ConfigError,
+    argument_parser,
+    differences,
+    load_config,
+    load_task_config,
+    save_config,
+    to_dict,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = {"Deblurring": m3snet.Deblurring.config.DEFAULTS, "Deraining": m3snet.Deraining.config.DEFAULTS}
@@ -95,13 +104,20 @@ def test_lists_and_words_of_the_shell(defaults):
     ("text", "message"),
     [
         ("OPTIM: {BATCHSIZE: 4}", "unknown key OPTIM.BATCHSIZE"),
-        ("OPTIM: {BATCH_SIZE: many}", "OPTIM.BATCH_SIZE expects int"),
-        ("OPTIM: {BATCH_SIZE: 2.5}", "OPTIM.BATCH_SIZE expects int"),
-        ("OPTIM: {BATCH_SIZE: true}", "OPTIM.BATCH_SIZE expects int"),
-        ("TEST: {TLC: 'yes'}", "TEST.TLC expects bool"),
-        ("OPTIM: 3", "OPTIM is a group"),
+        ("OPTIM: {BATCH_SIZE: many}", r"line 1: OPTIM\.BATCH_SIZE many: expected a whole number from 1 to 65,536$"),
+        ("OPTIM:\n  BATCH_SIZE: 2.5", r"line 2: OPTIM\.BATCH_SIZE 2\.5: expected a whole number"),
+        ("OPTIM: {BATCH_SIZE: true}", r"OPTIM\.BATCH_SIZE true: expected a whole number"),
+        ("TEST: {TLC: 'yes'}", r"TEST\.TLC 'yes': expected true or false$"),
+        ("TRAINING: {VAL_DIR: null}", r"TRAINING\.VAL_DIR null: expected text$"),
+        ("MODEL: {NAME: {A: 1}}", r"MODEL\.NAME a group of keys: expected M3SNet-32, "),
+        ("GPU: [[0]]", r"GPU a list of lists: expected a list, each a whole number from 0 to 1,023, none twice$"),
+        ("MODEL: {SESSION: !!binary YQ==}", r"MODEL\.SESSION !!binary YQ==: expected a folder's name"),
+        ("OPTIM: 3", r"line 1: OPTIM is a group of keys, found 3$"),
+        ("OPTIM: {BATCH_SIZE: 4}\n\nOPTIM: {NAME: Adam}", r"line 3: OPTIM stands in line 1 already; write it once$"),
+        ("OPTIM:\n  NAME: Adam\n  NAME: Adam", r"line 3: OPTIM\.NAME stands in line 2 already"),
         ("- a list", "expected keys and values"),
-        ("a: b: c", "not valid YAML"),
+        ("a: b: c", r"not valid YAML: line 1: mapping values are not allowed here$"),
+        ("GPU: " + "[" * 5000, r"not valid YAML: nested too deeply$"),
     ],
 )
 def test_errors_name_the_file_and_the_key(defaults, tmp_path, text, message):
@@ -115,8 +131,12 @@ def test_errors_name_the_file_and_the_key(defaults, tmp_path, text, message):
 def test_a_missing_file_and_an_odd_word(defaults):
     with pytest.raises(ConfigError, match=r"no_such\.yml"):
         load_config(defaults, "no_such.yml")
-    with pytest.raises(ConfigError, match="odd number"):
+    with pytest.raises(ConfigError, match=r"^--opts: expected pairs of KEY VALUE, found \[OPTIM\.BATCH_SIZE\]$"):
         load_config(defaults, opts=["OPTIM.BATCH_SIZE"])
+    with pytest.raises(ConfigError, match=r"^--opts: unknown key OPTIM\.BATCHSIZE; is OPTIM\.BATCH_SIZE meant\?$"):
+        load_config(defaults, opts=["OPTIM.BATCHSIZE", "4"])
+    with pytest.raises(ConfigError, match=r"^--opts: unknown key batch; docs/settings\.md lists them$"):
+        load_config(defaults, opts=["batch", "4"])
 
 
 def test_the_other_tasks_file_is_refused(defaults, tmp_path):
@@ -134,3 +154,82 @@ def test_an_absurd_number_of_epochs_is_named_in_one_line(defaults, capsys):
     assert err.count("\n") == 1
     load_task_config(defaults, None, ["OPTIM.NUM_EPOCHS", "9500"])
     assert capsys.readouterr() == ("", "")
+
+
+TEXTS = ["1.10", "0012", "12:30", "no", "1e5", "2024-01-01", "0x10", "None", "' '", "a #2", "[x", "{a: 1}", "雨", "-"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_stays_as_it_stands(defaults, tmp_path, text):
+    keys = {"MODEL.SESSION": text, "DATA.ROOT": f"/data #2/{text}", "TRAINING.SHARP_DIRS": text}
+    config = load_config(defaults, opts=[word for pair in keys.items() for word in pair])
+    assert (text, f"/data #2/{text}") == (config.MODEL.SESSION, config.DATA.ROOT)
+    assert [text] == config.TRAINING.SHARP_DIRS
+    save_config(config, tmp_path / "config.yml")
+    assert load_config(defaults, tmp_path / "config.yml") == config
+
+
+def test_text_of_a_file_stays_as_it_stands(defaults, tmp_path):
+    file = tmp_path / "training.yml"
+    lines = "MODEL:\n  SESSION: {}\nTRAINING:\n  TRAIN_DIR: [0012, '1.10', no]\n  VAL_DIR:\nOPTIM:\n"
+    for text in ("1.10", "0012", "12:30", "no", "2024-01-01"):
+        file.write_text(lines.format(text))
+        config = load_config(defaults, file)
+        assert text == config.MODEL.SESSION
+        assert config.TRAINING.TRAIN_DIR == ["0012", "1.10", "no"]
+        assert config.TRAINING.VAL_DIR == ""
+    file.write_text("DATA: {ROOT: 'a #2'}")  # without quotes YAML takes # and what follows for a comment
+    assert load_config(defaults, file).DATA.ROOT == "a #2"
+
+
+def test_several_opts_add_up(defaults):
+    words = ["--opts", "OPTIM.BATCH_SIZE", "4", "--opts", "OPTIM.ACCUMULATE", "2", "TEST.TLC", "no"]
+    config = load_config(defaults, opts=argument_parser(None).parse_args(words).opts)
+    assert (config.OPTIM.BATCH_SIZE, config.OPTIM.ACCUMULATE, config.TEST.TLC) == (4, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("auto", "auto"), ("True", "auto"), ("false", False), ("None", False), ("a.pth", "a.pth")]
+)
+def test_resume_takes_words_and_a_path(defaults, written, value):
+    assert value == load_config(defaults, opts=["TRAINING.RESUME", written]).TRAINING.RESUME
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        ("OPTIM.NUM_EPOCHS 3", r"^--opts: OPTIM\.WARMUP_EPOCHS 3: expected less than OPTIM\.NUM_EPOCHS 3$"),
+        ("OPTIM.LR_INITIAL 1e-7", r"OPTIM\.LR_MIN 1e-06: expected at most OPTIM\.LR_INITIAL 1e-07$"),
+        ("TRAINING.WIDEN 1", r"TRAINING\.WIDEN 1 grows the network of TRAINING\.WEIGHTS, which is not set"),
+        ("TRAINING.TRAIN_DIR [a,b] TRAINING.VAL_DIR ./b/", r"TRAINING\.VAL_DIR \./b/ is a TRAIN_DIR as well"),
+        ("TRAINING.SHARES [1,2]", r"TRAINING\.SHARES \[1\.0, 2\.0\]: expected one number above 0 for each of the 0"),
+    ],
+)
+def test_settings_that_contradict_each_other(defaults, opts, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(defaults, opts=opts.split())
+
+
+def test_differences_name_what_changed_and_not_what_a_version_added(defaults):
+    config = load_config(defaults, opts=["OPTIM.BATCH_SIZE", "8", "TRAINING.WIDEN", "1", "TRAINING.WEIGHTS", "derain"])
+    before = to_dict(load_config(defaults))
+    del before["TRAINING"]["WIDEN"], before["TRAINING"]["KEEP"]
+    before["MODEL"]["DEPTH"] = 4
+    assert differences(before, to_dict(config), to_dict(load_config(defaults))) == [
+        "MODEL.DEPTH is gone, it was 4",
+        "OPTIM.BATCH_SIZE 32 -> 8",
+        "TRAINING.WEIGHTS '' -> 'derain'",
+        "TRAINING.WIDEN 0 -> 1",
+    ]
+    assert differences({}, {"GPU": [0]}) == ["GPU is new: [0]"]
+
+
+def test_a_configuration_is_written_whole_or_not_at_all(defaults, tmp_path, monkeypatch):
+    config, file = load_config(defaults), tmp_path / "config.yml"
+    save_config(config, file)
+    before = file.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_config(load_config(defaults, opts=["OPTIM.BATCH_SIZE", "8"]), file)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yml"]

@@ -1,15 +1,15 @@
-"""Configuration: yacs defaults are the schema, a YAML file and `--opts KEY VALUE ...` fill it in.
+"""Configuration: a YAML file and `--opts KEY VALUE ...` fill in the schema that utils/settings.py shows.
 
-Every key must exist in the defaults, every value must be of the default's type. What YAML and the shell blur is
-widened on purpose: `1e-3` (text to YAML) is read as a number, an int serves where a float is expected, and a few
-keys accept several types because the field's files write them so.
+Every key must exist there, and every value must be one that its key takes. It is read as it was written: text stays
+text (a run called 1.10, a folder called 0012), whatever YAML or Python would make of it.
 """
 from __future__ import annotations
 
 import argparse
-import ast
+import difflib
 import sys
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,9 @@ import yaml
 from yacs.config import CfgNode
 
 from .cli import UserError
-
-# Files of the field write `RESUME: False` and `RESUME: auto`, `SESSION: 1` and `SESSION: run_a`.
-# One folder of pairs, or several.
-_FREE_TYPES: dict[str, tuple[type, ...]] = {
-    "TRAINING.RESUME": (bool, str),
-    "MODEL.SESSION": (str, int, float),
-    "TRAINING.TRAIN_DIR": (str, list),
-}
+from .files import write_atomically
+from .settings import conflicts
+from .values import Plain, compose, shown, written_in
 
 # Files of the field set them, and they mean nothing here: the cosine has no steps, --dry-run prints the configuration.
 _WITHOUT_EFFECT = ("VERBOSE", "OPTIM.NEPOCH_DECAY")
@@ -36,38 +31,37 @@ class ConfigError(UserError):
     """A key or value that does not fit the schema; the message names the file and the key."""
 
 
-def load_config(defaults: CfgNode, file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
-    """A frozen copy of `defaults` with the YAML `file` and then the `opts` (KEY VALUE KEY VALUE ...) laid over it.
+def load_config(schema: CfgNode, file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """A frozen configuration: the defaults of `schema`, then the YAML `file`, then `opts` (KEY VALUE KEY VALUE ...).
 
     Raises:
-        ConfigError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
+        ConfigError: the file is missing or not YAML, a key is unknown or stands twice, a value is none that its key
+            takes, or two values contradict each other.
     """
-    config = defaults.clone()
-    config.defrost()
+    config = _defaults(schema)
     if file is not None:
-        _merge(config, _read_yaml(Path(file)), source=str(file))
+        _merge(config, schema, _read_yaml(Path(file)), str(file))
     if len(opts) % 2:
-        raise ConfigError(f"--opts: expected pairs of KEY VALUE, found an odd number of words: {' '.join(opts)}")
+        raise ConfigError(f"--opts: expected pairs of KEY VALUE, found {shown(list(map(Plain, opts)))}")
     for key, text in zip(opts[::2], opts[1::2], strict=True):
-        node: Any = _literal(text)
-        for part in reversed(key.split(".")):
-            node = {part: node}
-        _merge(config, node, source="--opts")
+        _set(config, schema, key.split("."), Plain(text), "--opts")
+    for conflict in conflicts(config):
+        raise ConfigError(f"{_sources(file, opts)}: {conflict}")
     config.freeze()
     return config
 
 
-def load_task_config(defaults: CfgNode, file: str | Path | None, opts: Sequence[str]) -> CfgNode:
+def load_task_config(schema: CfgNode, file: str | Path | None, opts: Sequence[str]) -> CfgNode:
     """`load_config`, and what a person may have got wrong between the tasks' files.
 
     Raises:
         ConfigError: the file is for the other task.
     """
-    config = load_config(defaults, file, opts)
-    source = file or "--opts"
-    if config.MODEL.MODE != defaults.MODEL.MODE:
+    config, source = load_config(schema, file, opts), _sources(file, opts)
+    own, *_ = schema.MODEL.MODE
+    if own != config.MODEL.MODE:
         raise ConfigError(
-            f"{source}: MODEL.MODE is {config.MODEL.MODE}, but this is the program for {defaults.MODEL.MODE}; "
+            f"{source}: MODEL.MODE is {config.MODEL.MODE}, but this is the program for {own}; "
             f"run {config.MODEL.MODE}/train.py or test.py, or correct the file"
         )
     if config.OPTIM.NUM_EPOCHS > MOST_EPOCHS:
@@ -84,16 +78,24 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="YAML file with the keys that differ from the defaults")
     parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="single keys, e.g. OPTIM.BATCH_SIZE 8"
+        "--opts",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="KEY VALUE",
+        help="single keys, e.g. OPTIM.BATCH_SIZE 8 (docs/settings.md)",
     )
     return parser
 
 
 def save_config(config: CfgNode, file: str | Path) -> None:
-    """Write the resolved configuration as YAML that `load_config` reads back to the same values."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(config.dump(), encoding="utf-8")
+    """Write the resolved configuration as YAML that `load_config` reads back to the same values, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with write_atomically(file) as stream:
+        stream.write(config.dump().encode())
 
 
 def to_dict(config: CfgNode) -> dict[str, Any]:
@@ -101,93 +103,101 @@ def to_dict(config: CfgNode) -> dict[str, Any]:
     return {key: to_dict(value) if isinstance(value, CfgNode) else value for key, value in config.items()}
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """"KEY old -> new" for every key whose value is another one now; groups and keys that only one has count too."""
+def differences(before: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any] | None = None) -> list[str]:
+    """"KEY old -> new" for every key whose value is another one now, in groups of keys too.
+
+    `before` may be of an earlier version of this program: what it lacks was as in `defaults`.
+    """
+    old, new = _flat(defaults or {}) | _flat(before), _flat(now)
     lines = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if f"{prefix}{name}" in _WITHOUT_EFFECT:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            lines.append(f"{prefix}{name} {old!r} -> {new!r}")
+    for key in sorted({*old, *new}.difference(_WITHOUT_EFFECT)):
+        if key not in old:
+            lines.append(f"{key} is new: {new[key]!r}")
+        elif key not in new:
+            lines.append(f"{key} is gone, it was {old[key]!r}")
+        elif old[key] != new[key]:
+            lines.append(f"{key} {old[key]!r} -> {new[key]!r}")
     return lines
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """KEY -> value, over all groups."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _defaults(schema: CfgNode) -> CfgNode:
+    return CfgNode({name: _defaults(node) if isinstance(node, CfgNode) else node[0] for name, node in schema.items()})
+
+
+def _sources(file: str | Path | None, opts: Sequence[str]) -> str:
+    return " and ".join([*([str(file)] if file else []), *(["--opts"] if opts else [])]) or "defaults"
+
+
+def _read_yaml(file: Path) -> yaml.MappingNode | None:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        node = compose(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give --config a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:  # UnicodeDecodeError is one
         raise ConfigError(f"{file}: not valid YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file}: expected keys and values, found {type(content).__name__}")
-    return content
+    if node is not None and not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{file}: expected keys and values, found {_described(node)}")
+    return node
 
 
-def _literal(text: str) -> Any:
-    """`--opts` values as Python reads them, else as YAML does (true, false), else as text."""
-    if not text:
-        return text
+def _merge(
+    config: CfgNode, schema: CfgNode, node: yaml.MappingNode | None, file: str, group: tuple[str, ...] = ()
+) -> None:
+    """Lay a mapping of YAML, a whole file or a `group` of keys in it, over the configuration."""
+    lines: dict[str, int] = {}
+    for name_node, value in node.value if node else ():
+        name, line = str(name_node.value), name_node.start_mark.line + 1
+        key, source = (*group, name), f"{file}, line {line}"
+        if name in lines:
+            raise ConfigError(f"{source}: {'.'.join(key)} stands in line {lines[name]} already; write it once")
+        lines[name] = line
+        is_group = isinstance(reduce(lambda keys, part: keys[part], group, schema).get(name), CfgNode)
+        if is_group and isinstance(value, yaml.MappingNode):
+            _merge(config, schema, value, file, key)
+        elif not (is_group and value.value == ""):  # all keys of the group are commented out
+            _set(config, schema, key, value, source)
+
+
+def _set(config: CfgNode, schema: CfgNode, key: Sequence[str], given: str | yaml.Node, source: str) -> None:
+    """Set one key to what is given for it, text of the command line or a node of YAML."""
+    name, known = ".".join(key), schema
+    if name in _WITHOUT_EFFECT:
+        return
+    for part in key[:-1]:
+        known, config = known.get(part), config.get(part)
+        if not isinstance(known, CfgNode):
+            break
+    if not isinstance(known, CfgNode) or key[-1] not in known:
+        raise ConfigError(f"{source}: unknown key {shown(Plain(name))}{_instead(name, schema)}")
+    if isinstance(known[key[-1]], CfgNode):
+        raise ConfigError(f"{source}: {name} is a group of keys, found {_described(given)}")
+    _, values, _ = known[key[-1]]
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        pass  # not a Python literal: YAML's words are tried next
+        config[key[-1]] = values.read(given if isinstance(given, str) else written_in(given))
+    except ValueError as error:
+        raise ConfigError(f"{source}: {name} {_described(given)}: expected {values}") from error
+
+
+def _instead(name: str, schema: CfgNode) -> str:
+    """What somebody may have meant by a key that there is not."""
+    every = _flat(schema)
+    near = difflib.get_close_matches(name.upper(), every, n=1) or [key for key in every if key.endswith(f".{name}")]
+    return f"; is {near[0]} meant?" if near else "; docs/settings.md lists them"
+
+
+def _described(given: str | yaml.Node) -> str:
+    """What was given, as an error shows it."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _merge(node: CfgNode, values: dict[str, Any], source: str, prefix: str = "") -> None:
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if key in _WITHOUT_EFFECT:
-            continue
-        if name not in node:
-            known = ", ".join(sorted(node))
-            raise ConfigError(f"{source}: unknown key {key}; known here: {known}")
-        default = node[name]
-        if isinstance(default, CfgNode):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {key} is a group of keys, found {value!r}")
-            _merge(default, value, source, prefix=f"{key}.")
-        else:
-            node[name] = _coerce(value, default, key, source)
-
-
-def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
-    if key in _FREE_TYPES:
-        if isinstance(value, _FREE_TYPES[key]):
-            return str(value) if key == "MODEL.SESSION" else value
-    elif isinstance(default, (int, float)) and not isinstance(default, bool):
-        number = _number(value)
-        if isinstance(default, float) and number is not None:
-            return float(number)
-        if number is not None and float(number).is_integer():
-            return int(number)
-    elif isinstance(default, (list, tuple)):
-        if isinstance(value, (list, tuple)):
-            return list(value)
-        if isinstance(value, type(default[0]) if default else (str, int)) and not isinstance(value, bool):
-            return [value]  # one name where several may stand
-    elif type(value) is type(default):
-        return value
-    raise ConfigError(f"{source}: {key} expects {type(default).__name__} (like {default!r}), found {value!r}")
-
-
-def _number(value: Any) -> int | float | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, float)):
-        return value
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    return None
+        return shown(given if isinstance(given, str) else written_in(given))
+    except ValueError:
+        kinds = {yaml.MappingNode: "a group of keys", yaml.SequenceNode: "a list of lists"}
+        tag = given.tag.replace("tag:yaml.org,2002:", "!!")  # type: ignore[union-attr]
+        return kinds.get(type(given)) or shown(Plain(f"{tag} {given.value}"))  # type: ignore[union-attr]

@@ -56,14 +56,15 @@ def test_kinds_have_their_shares() -> None:
     assert all((darker.apply(photograph, np.random.default_rng(seed)) >= photograph).all() for seed in range(60))
 
 
-@pytest.mark.parametrize("keys", [{"DRY": -1}, dict.fromkeys(["DRY", "LIGHT", "HEAVY", "EDITED", "RETOUCHED"], 0)])
-def test_shares_that_are_none_are_refused(keys: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"TRAINING\.RAIN: DRY, LIGHT, .* must be shares from 0"):
-        rain(**keys)
+def test_shares_that_are_none_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"TRAINING\.RAIN\.DRY -1: expected a number from 0"):
+        rain(DRY=-1)
+    with pytest.raises(ConfigError, match=r"TRAINING\.RAIN: DRY, LIGHT, .* are all 0: expected one above 0"):
+        rain(**dict.fromkeys(["DRY", "LIGHT", "HEAVY", "EDITED", "RETOUCHED"], 0))
 
 
 def test_a_wrong_share_or_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"LAYERED a share from 0 to 1; found .*1\.5"):
+    with pytest.raises(ConfigError, match=r"TRAINING\.RAIN\.LAYERED 1\.5: expected a number from 0 to 1"):
         task(tmp_path, 1.5)
     with pytest.raises(PairError, match="holds no images"):
         task(tmp_path)

@@ -19,9 +19,9 @@ from m3snet.Deraining.config import DEFAULTS
 from m3snet.models import SIZES, create_model
 from m3snet.utils.cli import UserError
 from m3snet.utils.config import load_config, save_config
-from m3snet.utils.data.cache import KINDS
 from m3snet.utils.images import write_image
 from m3snet.utils.scoring.metrics import score_rgb, score_y
+from m3snet.utils.settings import CACHES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -239,7 +239,7 @@ def test_the_loader_is_measured_with_every_kind_of_cache(tmp_path: Path, capsys:
     assert f"2 pairs of {tmp_path}, crops of 16x16, batches of 2" in printed
     line = r"^(PNG|CACHE \w+).*?(\d)(?: workers)? +([\d,]+) +[\d,]+ +[\d,]+ +[\d,.]+ +[\d.]+$"
     rows = re.findall(line, printed, re.MULTILINE)
-    assert [row[:2] for row in rows] == [("PNG", "2"), *((f"CACHE {kind}", n) for kind in KINDS for n in ("0", "2"))]
+    assert [row[:2] for row in rows] == [("PNG", "2"), *((f"CACHE {kind}", n) for kind in CACHES for n in ("0", "2"))]
     assert all(int(row[2].replace(",", "")) > 0 for row in rows)
     with pytest.raises(UserError, match="no image has 60 x 60 pixels"):
         loader.main(["--data", str(tmp_path), "--patch", "60"])

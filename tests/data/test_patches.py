@@ -11,10 +11,11 @@ from skimage import data
 from torch.utils.data import DataLoader
 
 from m3snet.utils.config import ConfigError
-from m3snet.utils.data.cache import KINDS, open_cache
+from m3snet.utils.data.cache import open_cache
 from m3snet.utils.data.pairs import Pair, PairError
 from m3snet.utils.data.patches import CentrePatches, Order, PatchBatches, PatchDataset, Process
 from m3snet.utils.images import read_image, write_image
+from m3snet.utils.settings import CACHES
 from m3snet.utils.tasks import Degradation
 
 
@@ -43,7 +44,7 @@ def dataset(pairs: list[Pair], **options: object) -> PatchDataset:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CACHES)
 def test_patches_are_the_same_from_every_cache_and_any_number_of_workers(
     kind: str, workers: int, pairs: list[Pair], tmp_path: Path
 ) -> None:

@@ -82,13 +82,11 @@ def test_a_folder_named_twice_is_refused(two: list[Path], monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("shares", ["[1]", "[1,2,3]", "[1,0]", "[1,-1]", "[1,'a']", "[1,True]", "[1,1e999]"])
 def test_shares_are_one_number_for_each_folder(shares: str) -> None:
-    with pytest.raises(ConfigError, match=r"TRAINING\.SHARES .*one number above 0 for each of the 2 folders a, b"):
+    with pytest.raises(ConfigError, match=r"TRAINING\.SHARES .*: expected (one number|a list, each a number) above 0"):
         sources(TRAIN_DIR="a", SHARP_DIRS="b", SHARES=shares)
 
 
-def test_folders_are_text() -> None:
-    with pytest.raises(ConfigError, match=r"TRAINING\.SHARP_DIRS: expected names of folders, found 5"):
-        sources(SHARP_DIRS="[5]")
+def test_there_must_be_a_folder() -> None:
     with pytest.raises(PairError, match=r"no training data: set TRAINING\.TRAIN_DIR"):
         find()
 
@@ -160,8 +158,6 @@ def test_a_validation_folder(two: list[Path], capsys: pytest.CaptureFixture[str]
     found = find(TRAIN_DIR=two[0], VAL_DIR=two[1], VAL_PS=16)
     assert (found.lengths, len(found.validation)) == ((9,), 3)
     assert "checking 12 images\n9 training images, 3 for validation" in capsys.readouterr().out
-    find(TRAIN_DIR=two[0], VAL_DIR=f"{two[0]}/")
-    assert "is trained on as well: its scores say little" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("module", [m3snet.Deraining.dataset, m3snet.Deblurring.dataset])

@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from yacs.config import CfgNode
 
 import m3snet.Deblurring.config
 import m3snet.Deblurring.dataset
@@ -236,3 +237,24 @@ def test_the_shares_of_rain_and_blur_are_those_that_are_drawn() -> None:
     drawn = {**SHARES, **{kind: blur.share for kind, blur in BLURS.items()}}
     drawn["none"] = drawn.pop("dry")
     assert told == pytest.approx(drawn)
+
+
+# Settings
+
+
+def rows(schema: CfgNode, group: str = "") -> Iterator[str]:
+    """A row of docs/settings.md for each key: key, default, the values it takes, what it means."""
+    for name, setting in schema.items():
+        if isinstance(setting, CfgNode):
+            yield from rows(setting, f"{group}{name}.")
+        else:
+            default, values, meaning = setting
+            shown = str(default).lower() if isinstance(default, bool) else str(default) or "''"
+            yield f"| `{group}{name}` | `{shown}` | {values} | {meaning} |"
+
+
+def test_the_settings_are_those_of_the_programs() -> None:
+    tables = (ROOT / "docs/settings.md").read_text(encoding="utf-8").split("## Several keys")[0]
+    told = [row for row in re.findall(r"^\| `.*", tables, re.MULTILINE) if "`MODEL.MODE`" not in row]
+    every = dict.fromkeys(row for schema in DEFAULTS.values() for row in rows(schema) if "`MODEL.MODE`" not in row)
+    assert told == [*every], "\n".join(["docs/settings.md should have:", *every])

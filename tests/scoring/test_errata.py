@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from m3snet.utils.scoring.metrics import PROTOCOLS
-from m3snet.utils.scoring.perceptual import METRICS
+from m3snet.utils.settings import PERCEPTUAL
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
@@ -38,4 +38,4 @@ def test_every_entry_of_the_errata_is_guarded() -> None:
 
 def test_every_protocol_and_perceptual_metric_is_described() -> None:
     assert re.findall(r"^### `(\w+)`", PAGE, re.MULTILINE) == list(PROTOCOLS)
-    assert all(f"`{name}`" in PAGE for name in METRICS)
+    assert all(f"`{name}`" in PAGE for name in PERCEPTUAL)

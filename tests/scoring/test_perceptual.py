@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import m3snet.Deraining.test
+from m3snet.Deraining.config import DEFAULTS
 from m3snet.models import M3SNet, save_weights
-from m3snet.utils.config import ConfigError
+from m3snet.utils.config import ConfigError, load_config
 from m3snet.utils.images import write_image
-from m3snet.utils.scoring.perceptual import METRICS, perceptual_scores
+from m3snet.utils.scoring.perceptual import perceptual_scores
+from m3snet.utils.settings import PERCEPTUAL
 
 CPU = torch.device("cpu")
 
@@ -104,12 +106,11 @@ def test_networks_images_are_scored_too(pyiqa: Pyiqa, tmp_path: Path) -> None:
     assert result["provenance"]["perceptual"] == ["niqe"]
 
 
-def test_names_that_are_no_perceptual_metric_are_refused(pyiqa: Pyiqa) -> None:
+def test_names_that_are_no_perceptual_metric_are_refused() -> None:
     # psnr is a metric of pyiqa too, and would take the place of the protocol's own.
-    with pytest.raises(ConfigError, match=r"TEST\.PERCEPTUAL psnr, 3: expected some of lpips, "):
-        perceptual_scores(["niqe", "psnr", 3], CPU)  # type: ignore[list-item]
-    assert not pyiqa.created
-    assert not {"psnr", "ssim"} & set(METRICS)
+    with pytest.raises(ConfigError, match=r"TEST\.PERCEPTUAL \[niqe, psnr\]: expected a list, each lpips, .*"):
+        load_config(DEFAULTS, None, ["TEST.PERCEPTUAL", "[niqe, psnr]"])
+    assert not {"psnr", "ssim"} & set(PERCEPTUAL)
 
 
 def test_weights_that_cannot_be_downloaded(pyiqa: Pyiqa, monkeypatch: pytest.MonkeyPatch) -> None:

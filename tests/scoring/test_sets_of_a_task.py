@@ -11,7 +11,7 @@ from m3snet.Deblurring import dataset as deblurring
 from m3snet.Deraining import dataset as deraining
 from m3snet.utils.config import load_config
 from m3snet.utils.images import write_image
-from m3snet.utils.tasks import default_config
+from m3snet.utils.settings import default_config
 
 
 @pytest.mark.parametrize(("module", "name"), [(deraining, "Rain100L"), (deblurring, "GoPro")])

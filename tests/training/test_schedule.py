@@ -31,9 +31,3 @@ def test_a_restored_optimizer_does_not_bring_its_old_rate():
     optimizer.param_groups[0]["lr"] = 0.5  # as a loaded state_dict leaves it
     warmup_cosine(optimizer, 20, LR_MIN, 3, start_epoch=3)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(LR)
-
-
-def test_a_warmup_as_long_as_the_training_is_refused():
-    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=LR)
-    with pytest.raises(ValueError, match="WARMUP_EPOCHS 3"):
-        warmup_cosine(optimizer, 3, LR_MIN, 3)

@@ -24,7 +24,6 @@ from ..images import READING, read_image
 
 Reader = Callable[[Path], np.ndarray]
 
-KINDS = ("none", "ram", "disk")
 _OPEN_MAPS = 30_000  # Linux allows a process 65,530 (vm.max_map_count)
 _ABANDONED = 3600  # seconds after which a temporary file belongs to no living process
 
@@ -42,10 +41,8 @@ def open_cache(kind: str, folder: Path, paths: Iterable[Path]) -> Reader:
     folder at once; none has to wait for another.
 
     Raises:
-        ConfigError: an unknown kind, or a folder that cannot be written or lacks room; some of it only when reading.
+        ConfigError: a folder that cannot be written or lacks room; some of it only when reading.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"TRAINING.CACHE {kind}: expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     if kind == "none":
         return read_image
     return _MemoryCache() if kind == "ram" else _DiskCache(folder, list(dict.fromkeys(paths)))

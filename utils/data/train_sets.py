@@ -1,16 +1,15 @@
 """The images of a training, ready to be read: found, split from those for validation, checked, and cached."""
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from yacs.config import CfgNode
 
 from ..config import ConfigError
+from ..settings import folders_of
 from ..tasks import Task
 from .cache import Reader, open_cache
 from .pairs import Log, Pair, PairError, check_pairs, find_pairs, find_photographs
@@ -44,14 +43,12 @@ class Sources:
         """Those that a configuration's group TRAINING names.
 
         Raises:
-            ConfigError: a folder that is no text or is named twice, or shares that do not fit the folders.
+            ConfigError: a folder is named twice.
         """
-        pairs = training.TRAIN_DIR
-        pairs = [pairs] * bool(pairs) if isinstance(pairs, str) else pairs
         return cls(
-            train_dirs=_folders("TRAINING.TRAIN_DIR", pairs),
+            train_dirs=_folders("TRAINING.TRAIN_DIR", folders_of(training.TRAIN_DIR)),
             sharp_dirs=_folders("TRAINING.SHARP_DIRS", training.SHARP_DIRS),
-            shares=_shares(training.SHARES, [*pairs, *training.SHARP_DIRS]),
+            shares=tuple(training.SHARES),
             train_ps=training.TRAIN_PS,
             seed=training.SEED,
             val_dir=training.VAL_DIR,
@@ -88,7 +85,7 @@ def make_train_set(task: Task, sources: Sources, process: Process = ONE, log: Lo
 
     Raises:
         PairError: a folder does not hold what it should, or is a test set to train on; an image cannot be used.
-        ConfigError: the cache is of an unknown kind, or cannot be written.
+        ConfigError: the cache cannot be written.
     """
     folders = sources.train_dirs + sources.sharp_dirs
     _refuse_test_sets(task, sources)
@@ -156,8 +153,6 @@ def _validates_on(sources: Sources, task: Task, log: Log) -> bool:
     if not sources.val_dir:
         return False
     if sources.val_on_test_set or not task.is_test_set(sources.val_dir):
-        if Path(sources.val_dir).resolve() in (Path(folder).resolve() for folder in sources.train_dirs):
-            log(f"warning: TRAINING.VAL_DIR {sources.val_dir} is trained on as well: its scores say little")
         return True
     log(
         f"warning: TRAINING.VAL_DIR {sources.val_dir} is a test set; a checkpoint chosen on it has no honest test "
@@ -172,12 +167,10 @@ def _photographs(folder: str, log: Log) -> list[Pair]:
     return find_photographs([folder], log)
 
 
-def _folders(key: str, folders: Sequence[Any]) -> tuple[str, ...]:
+def _folders(key: str, folders: Sequence[str]) -> tuple[str, ...]:
     """The folders that `key` names, none of them twice."""
     seen: dict[Path | str, str] = {}
     for folder in folders:
-        if not isinstance(folder, str) or not folder:
-            raise ConfigError(f"{key}: expected names of folders, found {folder!r}")
         place = folder if folder == SAMPLES else Path(folder).resolve()
         if place in seen:
             raise ConfigError(
@@ -186,13 +179,3 @@ def _folders(key: str, folders: Sequence[Any]) -> tuple[str, ...]:
             )
         seen[place] = folder
     return tuple(folders)
-
-
-def _shares(shares: Sequence[Any], folders: Sequence[str]) -> tuple[float, ...]:
-    good = all(isinstance(share, int | float) and not isinstance(share, bool) for share in shares)
-    if not good or not all(0 < share < math.inf for share in shares) or len(shares) not in (0, len(folders)):
-        raise ConfigError(
-            f"TRAINING.SHARES {list(shares)}: expected one number above 0 for each of the {len(folders)} folders "
-            f"{', '.join(map(str, folders))}, or [] to look at all images alike"
-        )
-    return tuple(map(float, shares))

@@ -18,9 +18,6 @@ from ..config import ConfigError
 from ..images import to_tensor
 from .metrics import Protocol
 
-# pyiqa's names; in all of them lower is better. NIQE looks at the restored image alone.
-METRICS = ("lpips", "lpips-vgg", "dists", "niqe")
-
 _TERMS = "its licence is non-commercial (PolyForm Noncommercial), and it downloads a metric's weights at first use"
 
 
@@ -31,12 +28,10 @@ def perceptual_scores(names: Sequence[str], device: torch.device) -> Protocol | 
     metric cannot score the images, e.g. because they are too small for it.
 
     Raises:
-        ConfigError: a name is unknown, pyiqa is not installed, or a metric's weights could not be had.
+        ConfigError: pyiqa is not installed, or a metric's weights could not be had.
     """
     if not names:
         return None
-    if unknown := [str(name) for name in names if name not in METRICS]:
-        raise ConfigError(f"TEST.PERCEPTUAL {', '.join(unknown)}: expected some of {', '.join(METRICS)}")
     try:
         pyiqa = importlib.import_module("pyiqa")  # late: it takes seconds, and few ask for it
     except ImportError as error:

@@ -16,7 +16,6 @@ from ...models import M3SNet, create_model, load_model, widen
 from ..cli import UserError
 from ..data.patches import CentrePatches, Order, Patch, PatchBatches
 from ..data.train_sets import TrainSet
-from ..scoring.metrics import SMALLEST_SIDE
 from ..tasks import Task
 from .processes import in_all_processes, this_process
 from .signals import leave_to_trainer
@@ -57,8 +56,6 @@ def build_model(config: CfgNode) -> M3SNet:
         model = load_model(config.TRAINING.WEIGHTS)
         for doubling in range(config.TRAINING.WIDEN):
             model = widen(model, config.TRAINING.SEED + doubling)
-    elif config.TRAINING.WIDEN:
-        raise TrainingError("TRAINING.WIDEN grows the network of TRAINING.WEIGHTS, which is not set")
     else:
         wanted = config.MODEL
         model = create_model(wanted.NAME, wanted.FFM, wanted.MHAMB, wanted.ENC_BLK_NUMS)
@@ -70,8 +67,6 @@ def build_optimizer(model: nn.Module, config: CfgNode) -> torch.optim.Optimizer:
     """Adam (the paper's) or AdamW (NAFNet's), as the OPTIM keys say."""
     kinds: dict[str, type[torch.optim.Adam]] = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
     optim = config.OPTIM
-    if optim.NAME not in kinds:
-        raise TrainingError(f"OPTIM.NAME {optim.NAME}: expected one of {', '.join(kinds)}")
     return kinds[optim.NAME](
         model.parameters(),
         lr=optim.LR_INITIAL,
@@ -85,13 +80,7 @@ def build_optimizer(model: nn.Module, config: CfgNode) -> torch.optim.Optimizer:
 def build_state(
     config: CfgNode, task: Task, model: M3SNet, data: TrainSet, accelerator: Accelerator
 ) -> TrainState:
-    """The state of a training that has not begun.
-
-    Raises:
-        TrainingError: the validation images are too small to be scored.
-    """
-    if data.validation.pairs and data.validation.size < SMALLEST_SIDE:
-        raise TrainingError(f"TRAINING.VAL_PS {data.validation.size}: images are scored from {SMALLEST_SIDE} pixels on")
+    """The state of a training that has not begun."""
     average = config.TRAINING.EMA_DECAY
     return TrainState(
         model,

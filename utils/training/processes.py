@@ -23,9 +23,7 @@ def start_accelerator(config: CfgNode) -> Accelerator:
     """Choose device, processes and precision; must run before anything touches CUDA."""
     choose_devices(config.GPU)
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}.get(config.TRAINING.PRECISION)
-    if precision is None:
-        raise ConfigError(f"TRAINING.PRECISION {config.TRAINING.PRECISION}: expected fp32, bf16 or fp16")
+    precision = {"fp32": "no"}.get(config.TRAINING.PRECISION, config.TRAINING.PRECISION)
     if precision == "fp16" and cpu:
         raise ConfigError("TRAINING.PRECISION fp16 needs a GPU; on a CPU use fp32 or bf16")
     workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

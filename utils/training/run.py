@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from accelerate.utils import set_seed
 from torch.utils.data import default_collate
 from yacs.config import CfgNode
 
-from ..config import argument_parser, differences, load_task_config, save_config, to_dict
+from ...models import size_name
+from ..config import argument_parser, differences, load_config, load_task_config, save_config, to_dict
 from ..data.train_sets import Sources, TrainSet, make_train_set
 from ..images import write_image
 from ..provenance import code_version
 from ..restoring.restorer import restore_image
 from ..scoring.metrics import PROTOCOLS
+from ..settings import default_config
 from ..tasks import Task
 from .build import TrainingError, build_batches, build_model, build_state, build_step, load_batches
 from .checkpoint import (
@@ -86,6 +88,9 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
 
         # Model and optimizer
         model = build_model(config).to(accelerator.device).to(memory_format=torch.channels_last)
+        if config.TRAINING.WEIGHTS:
+            size = size_name(model) or "M3SNet"
+            log.info(f"the network is that of TRAINING.WEIGHTS {config.TRAINING.WEIGHTS}, not of MODEL.NAME: {size}")
         state = build_state(config, task, model, data, accelerator)
         train_step = build_step(state, config, accelerator, log.info)
         parameters, processes = sum(p.numel() for p in model.parameters()), accelerator.num_processes
@@ -105,15 +110,15 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
     return folder
 
 
-def find_saved(resume: str | bool, folder: Path, log: Callable[[str], Any]) -> Saved | None:
+def find_saved(resume: str | Literal[False], folder: Path, log: Callable[[str], Any]) -> Saved | None:
     """What TRAINING.RESUME means: the newest whole checkpoint of a run's folder, a named one, or none.
 
     Raises:
         CheckpointError: there is none to use, or a run would overwrite what another one, or itself, has done since.
     """
-    if resume is True or str(resume).lower() == "auto":
+    if resume == "auto":
         return newest_checkpoint(folder, log)
-    if resume is False or str(resume).lower() in ("", "false", "none"):
+    if resume is False:
         if earlier := checkpoints(folder):
             raise CheckpointError(
                 f"{earlier[0]} belongs to an earlier run, which RESUME false would overwrite: set TRAINING.RESUME "
@@ -166,7 +171,8 @@ class Run:
             )
         best = f"best {state.best:.3f} dB" if math.isfinite(state.best) else "not validated yet"
         log(f"resumed from {path}: {state.epoch} of {epochs} epochs{within} done, {best}")
-        for line in differences(saved.get("config", {}), to_dict(self.config)):
+        defaults = to_dict(load_config(default_config(self.task.name)))
+        for line in differences(saved.get("config", {}), to_dict(self.config), defaults):
             ignored = " (of no effect: the weights are the checkpoint's)" if line.startswith(_SET_AT_THE_START) else ""
             log(f"  changed since: {line}{ignored}")
         if saved["order"] != state.order:

@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from warmup_scheduler import GradualWarmupScheduler
 
-from ..config import ConfigError
-
 
 class Cosine(LRScheduler):
     """Half a cosine from the base rate to `lr_min`, one epoch ahead: the warm-up hands over without stepping it.
@@ -36,12 +34,7 @@ def warmup_cosine(
 
     The rate of `start_epoch` is set on return; call `step()` after every epoch. To resume, make a new one with
     `start_epoch`: warmup-scheduler's own state_dict pickles the optimizer and freezes the rate when loaded.
-
-    Raises:
-        ConfigError: the warm-up is as long as the training.
     """
-    if not 0 <= warmup_epochs < epochs:
-        raise ConfigError(f"OPTIM.WARMUP_EPOCHS {warmup_epochs} must be at least 0 and below NUM_EPOCHS {epochs}")
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = optimizer.defaults["lr"]
     scheduler: LRScheduler = Cosine(optimizer, epochs - warmup_epochs, lr_min)
