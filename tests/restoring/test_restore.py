@@ -31,7 +31,7 @@ from m3snet.utils.images import (
     write_photograph,
 )
 from m3snet.utils.restoring.backends import BackendError
-from m3snet.utils.restoring.restorer import Restorer, RestoringError, restore_image
+from m3snet.utils.restoring.restorer import Restorer, RestoringError
 
 SCRIPT = Path(__file__).parents[2] / "restore.py"
 CASES = Path(__file__).parents[1] / "cases"
@@ -54,7 +54,7 @@ def weights(model: M3SNet, tmp_path: Path) -> str:
     return str(path)
 
 
-def exact(weights: str | Path, tlc: bool = True) -> Restorer:
+def exact(weights: str | Path | M3SNet, tlc: bool = True) -> Restorer:
     """The network that test.py takes."""
     return Restorer(weights, "cpu", "float32", "exact", tlc, tile=0)
 
@@ -68,25 +68,25 @@ def photo(tmp_path: Path) -> Path:
 
 def test_restore_keeps_the_size_and_rounds_to_8_bits(model: M3SNet) -> None:
     image = data.astronaut()[:35, :52]
-    restored = restore_image(model, image)
+    restored = exact(model, tlc=False)(image)
     with torch.no_grad():
-        exact = model(to_tensor(image))[0].permute(1, 2, 0).numpy() * 255
+        expected = model(to_tensor(image))[0].permute(1, 2, 0).numpy() * 255
     assert restored.dtype == np.uint8
-    assert np.abs(restored - exact.clip(0, 255)).max() < 0.5 + 1e-3
+    assert np.abs(restored - expected.clip(0, 255)).max() < 0.5 + 1e-3
     assert not np.array_equal(restored, image)
 
 
 def test_restore_refuses_what_is_no_photograph(model: M3SNet) -> None:
-    for image in (np.zeros((20, 20), np.uint8), np.zeros((20, 20, 3), np.float32), np.zeros((3, 20, 20), np.uint8)):
-        with pytest.raises(ValueError, match=r"expected an H x W x 3 uint8 or uint16 image, found \("):
-            restore_image(model, image)
+    for image in (np.zeros((20, 20), np.uint8), np.zeros((20, 20, 3), np.int16), np.zeros((3, 20, 20), np.uint8)):
+        with pytest.raises(ValueError, match=r"expected an H x W x 3 uint8, uint16 or float32 image, found \("):
+            exact(model, tlc=False)(image)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_an_output_that_is_not_finite_is_an_error(model: M3SNet, value: float) -> None:
     torch.nn.init.constant_(model.ending.bias, value)
     with pytest.raises(RestoringError, match="the network's output is not finite"):
-        restore_image(model, data.astronaut()[:20, :20])
+        exact(model, tlc=False)(data.astronaut()[:20, :20])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_other_errors_of_a_network_are_not_taken_for_that(model: M3SNet, monkeyp
 
     monkeypatch.setattr(M3SNet, "forward", fail)
     with pytest.raises(RuntimeError, match="a shape is wrong"):
-        restore_image(model, data.astronaut())
+        exact(model, tlc=False)(data.astronaut())
 
 
 @pytest.mark.parametrize(("channels", "said"), [(1, "1 channel;"), (4, "4 channels;")])
@@ -146,7 +146,7 @@ def test_a_network_without_anything_to_pool_is_told_from_others(tmp_path: Path) 
 def test_a_restorer_with_and_without_tlc(model: M3SNet, weights: str, tmp_path: Path) -> None:
     image = data.astronaut()[:64, 100:260]
     plain = exact(weights, tlc=False)(image)
-    assert np.array_equal(plain, restore_image(model, image))
+    assert np.array_equal(plain, exact(model, tlc=False)(image))
     model.patch_size = 32
     save_weights(model, tmp_path / "small.safetensors")
     local = exact(tmp_path / "small.safetensors")(image)

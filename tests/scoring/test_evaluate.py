@@ -5,7 +5,6 @@ import csv
 import json
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from skimage import data
 from m3snet.models import M3SNet
 from m3snet.utils.data.pairs import Pair, PairError
 from m3snet.utils.images import read_image, write_image
-from m3snet.utils.restoring.restorer import restore_image
+from m3snet.utils.restoring.restorer import Restorer
 from m3snet.utils.scoring import evaluate as scoring
 from m3snet.utils.scoring import test_sets
 from m3snet.utils.scoring.metrics import PROTOCOLS
@@ -57,7 +56,8 @@ def pairs(tmp_path: Path) -> list[Pair]:
 def test_scores_are_those_of_the_written_images(protocol: str, pairs: list[Pair], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = M3SNet(width=8, enc_blk_nums=(1, 1, 1, 1)).eval()
-    result = evaluate(partial(restore_image, model), "Odd", pairs, protocol, tmp_path / "out/Odd")
+    restorer = Restorer(model, "cpu", "float32", "exact", tlc=False, tile=0)
+    result = evaluate(restorer, "Odd", pairs, protocol, tmp_path / "out/Odd")
     assert (result["dataset"], result["protocol"], result["images"]) == ("Odd", protocol, 3)
     assert [row["name"] for row in result["per_image"]] == ["000", "001", "002"]
     for pair, row in zip(pairs, result["per_image"], strict=True):

@@ -94,17 +94,19 @@ class Restorer:
         return f"{self.name}: {self.precision}, {self.backend} on {self.device}{views}{blended}"
 
     def __call__(self, image: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-        """Restore an H x W x 3 uint8 or uint16 RGB image; the same shape and type come back.
+        """Restore an H x W x 3 RGB image, uint8, uint16 or float32 in [0, 1]; the same shape and type come back.
 
         Out of memory, it begins again in tiles of half the side, and says so. `progress` is called after every tile
         with their number and that of all; without it a bar is shown on a terminal.
 
         Raises:
-            ValueError: the array is of another shape or type.
+            ValueError: the array is of another shape or type, or floats lie outside of [0, 1].
             RestoringError: the memory is too small, or what comes out is not finite.
         """
-        if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"expected an H x W x 3 uint8 or uint16 image, found {image.shape} {image.dtype}")
+        if image.dtype not in (np.uint8, np.uint16, np.float32) or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"expected an H x W x 3 uint8, uint16 or float32 image, found {image.shape} {image.dtype}")
+        if image.dtype == np.float32 and image.size and not (image.min() >= 0 and image.max() <= 1):  # NaN is neither
+            raise ValueError(f"expected floats in [0, 1], found {image.min():g} to {image.max():g}")
         height, width = image.shape[:2]
         tile = self._largest_tile() if self.tile is None else self.tile
         while True:
@@ -133,15 +135,6 @@ class Restorer:
         if not restored.isfinite().all():
             raise RestoringError("the network's output is not finite: its weights or its precision do not serve")
         return torch.lerp(image, restored, self.strength)
-
-
-def restore_image(model: M3SNet, image: np.ndarray) -> np.ndarray:
-    """Restore an H x W x 3 uint8 or uint16 RGB image, whole, as `model` computes it; the same comes back.
-
-    Raises:
-        ValueError, RestoringError: as `Restorer`.
-    """
-    return Restorer(model, None, "float32", "exact", tlc=False, tile=0)(image)
 
 
 def smallest_tile(model: nn.Module) -> int:

@@ -24,7 +24,7 @@ def in_tiles(
     grid: int = 1,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """`network` of an H x W x 3 uint8 or uint16 image, from tiles of at most `tile` pixels a side; the same comes back.
+    """`network` of an H x W x 3 uint8, uint16 or float32 image, from tiles of at most `tile` pixels a side.
 
     An image of no more pixels than one tile (`tile` squared) goes through whole; with a tile of 0 every image does. Two
     neighbours share `overlap` pixels or more; in the middle of these one fades into the other. A network that sees
@@ -32,8 +32,8 @@ def in_tiles(
     Tiles begin at multiples of `grid`: a network that halves its image n times depends on where the halves fall, and
     gives the same in tiles only where these begin at multiples of 2^n.
 
-    The images stay integers; one row of tiles at a time is float32. `progress` is called after every tile; without it
-    a bar is shown on a terminal.
+    The same shape and type come back. One row of tiles at a time is float32. `progress` is called after every tile;
+    without it a bar is shown on a terminal.
 
     Raises:
         ValueError: `tile` is no larger than the overlap, both in steps of `grid`.

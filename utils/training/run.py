@@ -21,7 +21,7 @@ from ..config import argument_parser, differences, load_config, load_task_config
 from ..data.train_sets import Sources, TrainSet, make_train_set
 from ..images import write_image
 from ..provenance import code_version
-from ..restoring.restorer import restore_image
+from ..restoring.restorer import Restorer
 from ..scoring.metrics import PROTOCOLS
 from ..settings import default_config
 from ..tasks import Task
@@ -268,9 +268,10 @@ class Run:
 
         def scores() -> list[float]:
             found = []
+            restore = Restorer(model, None, "float32", "exact", tlc=False, tile=0)
             for number in range(process.rank, len(images), process.world):
                 degraded, target = images[number]
-                restored = restore_image(model, degraded)
+                restored = restore(degraded)
                 # Equal images have no finite PSNR; one grey level in one pixel would already give less than 100 dB.
                 found.append(min(score(restored, target)["psnr"], 100.0))
                 if len(shown) < _SHOWN_SAMPLES:
