@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="derain", metavar="FILE|NAME")
     parser.add_argument("--photographs", type=Path, required=True, metavar="DIR", help="degraded photographs")
+    parser.add_argument("--first", type=int, metavar="N", help="the first N photographs (default: all)")
     parser.add_argument("--tile", type=int, default=512, help="largest side in pixels (default: 512)")
     parser.add_argument("--overlaps", type=int, nargs="+", default=[96, 192, 288, 384], metavar="PIXELS")
     parser.add_argument("--precision", default="float32")
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{restorer}; tiles of at most {args.tile} pixels a side\n")
     differences: dict[int, list[np.ndarray]] = {overlap: [] for overlap in args.overlaps}
     costs: dict[int, list[float]] = {overlap: [] for overlap in args.overlaps}
-    for photograph in find_photographs([args.photographs]):
+    for photograph in find_photographs([args.photographs])[: args.first]:
         image = read_image(photograph.target)
         height, width = image.shape[:2]
         whole = restorer(image)

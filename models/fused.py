@@ -129,7 +129,7 @@ class FusedBlock(nn.Module):
             weight = self.conv3.weight * everywhere
             return lambda part: F.conv2d(part, weight, self.conv3.bias), None
         rows, columns = min(window[0], height), min(window[1], width)
-        inside = self.sca(window_means(y, rows, columns))
+        inside = self._scales(window_means(y, rows, columns))
         down, right = height - inside.shape[2], width - inside.shape[3]
         above, left = min((rows - 1) // 2, down), min((columns - 1) // 2, right)
         nearest = (torch.arange(height, device=y.device) - above).clamp(0, inside.shape[2] - 1)
@@ -139,6 +139,14 @@ class FusedBlock(nn.Module):
             return F.pad(part, (left, right - left, 0, 0), mode="replicate")
 
         return self.conv3, scale
+
+    def _scales(self, means: torch.Tensor) -> torch.Tensor:
+        """`sca` of the means of windows, which takes their place on a CPU."""
+        if means.device.type != "cpu" or _is_traced():
+            return self.sca(means)
+        for first, last in _stripes(means.shape[2], means.shape[1] * means.shape[3]):
+            means[:, :, first:last] = self.sca(means[:, :, first:last])
+        return means
 
 
 def _stripes(height: int, row: int) -> list[tuple[int, int]]:

@@ -25,6 +25,7 @@ def test_tiles_are_compared_with_the_whole_image(
     save_weights(model, tmp_path / "tiny.safetensors")
     write_image(tmp_path / "photographs" / "a.png", data.astronaut()[:160, :160])
     write_image(tmp_path / "photographs" / "b.png", data.astronaut()[:160, 160:320])
+    write_image(tmp_path / "photographs" / "c.png", data.astronaut()[:20, :20])
     calls: list[int] = []
 
     def off(restorer: object, image: np.ndarray, tile: int, overlap: int) -> np.ndarray:
@@ -35,7 +36,7 @@ def test_tiles_are_compared_with_the_whole_image(
         return other if overlap == 16 and len(calls) == 1 else image
 
     monkeypatch.setattr(tiles, "tiled", off)
-    options = ["--photographs", str(tmp_path / "photographs"), "--tile", "96", "--overlaps", "16", "48"]
+    options = ["--photographs", str(tmp_path / "photographs"), "--first", "2", "--tile", "96", "--overlaps", "16", "48"]
     tiles.main(["--weights", str(tmp_path / "tiny.safetensors"), *options])
     few, many = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
     assert calls == [96] * 4

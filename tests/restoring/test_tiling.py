@@ -1,6 +1,8 @@
 """Tiles cover an image and join without seams, and the memory decides how large they are."""
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from skimage import data
 
 from m3snet.models import create_model
+from m3snet.utils.images import write_image
 from m3snet.utils.restoring import memory
 from m3snet.utils.restoring.restorer import Restorer, RestoringError
 from m3snet.utils.restoring.tiling import fades, in_tiles, spans_of
@@ -182,6 +185,15 @@ def test_on_a_cpu_a_pass_takes_no_more_than_a_limit(monkeypatch: pytest.MonkeyPa
     assert memory.bytes_per_pixel(64, "a new one", "float32") == each
 
 
+def test_what_was_not_measured_takes_no_less_than_what_was() -> None:
+    known = memory.BYTES_PER_PIXEL["torch", "bfloat16"]
+    widest = max(known)
+    for precision in ("bfloat16", "float16"):
+        assert memory.bytes_per_pixel(8, "torch", precision) == known[8]
+        assert memory.bytes_per_pixel(9, "torch", precision) == known[16]
+        assert memory.bytes_per_pixel(2 * widest, "torch", precision) == 2 * known[widest]
+
+
 def test_out_of_memory_becomes_smaller_tiles(capsys: pytest.CaptureFixture[str]) -> None:
     restore = restorer(tile=400)
 
@@ -242,3 +254,33 @@ def test_a_limit_of_the_address_space_counts() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, hard))
     assert 0.9 < left / (1 << 30) < 1.1
+
+
+# restore.py with a network that hands back what it is given; says how many bytes the process has held at most.
+PROGRAM = """
+import sys
+from m3snet.restore import main
+from m3snet.utils.cli import run_program
+from m3snet.utils.restoring import restorer
+
+restorer.open_backend = lambda backend, model, precision: (lambda part: part.clone(), "torch", "bfloat16")
+run_program(lambda: main(sys.argv[1:]))
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM:")).split()[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="nothing tells how much memory a process holds")
+def test_restore_stays_below_4_gib_at_100_megapixels(tmp_path: Path) -> None:
+    """What it holds besides a pass of the network, and the most that such a pass may take, are less than 4 GiB."""
+
+    def peak(height: int, width: int) -> int:
+        photo = tmp_path / f"{height}.jpg"
+        write_image(photo, np.tile(data.astronaut(), (-(-height // 512), -(-width // 512), 1))[:height, :width])
+        command = ["rain", str(photo), "-o", str(tmp_path / f"{height}.png"), "--weights", "derain", "--tile", "2300"]
+        done = subprocess.run([sys.executable, "-c", PROGRAM, *command], capture_output=True, text=True, check=True)
+        return 1024 * int(done.stdout.splitlines()[-1])
+
+    small, large = peak(1050, 12_000), peak(8400, 12_000)
+    assert (large - small) / (7350 * 12_000) < 16  # bytes per pixel
+    assert large + memory.MOST < 4 << 30

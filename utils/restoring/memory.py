@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from math import isqrt
+from math import ceil, isqrt
 from pathlib import Path
 
 import psutil
@@ -10,14 +10,14 @@ import torch
 
 from ..allocator import kept_memory
 
-MOST = 2 << 30  # bytes for one pass on a CPU, however much is free: restore.py stays below 4 GiB at 100 megapixels
+MOST = 3 << 29  # bytes for one pass on a CPU, however much is free: restore.py stays below 4 GiB at 100 megapixels
 _SHARE = 0.75  # of what is free: other programs want some, too
-# Bytes at the peak of a pass per pixel of the image: (at any width, per channel of the width). Those that
-# benchmarks/memory.py prints, rounded up.
+# Bytes at the peak of a pass per pixel of the image, by the width of the network: what benchmarks/memory.py prints,
+# rounded up. A pair that is not here was not measured.
 BYTES_PER_PIXEL = {
-    ("exact", "float32"): (200, 80),
-    ("torch", "float32"): (200, 75),
-    ("torch", "bfloat16"): (120, 47),
+    ("exact", "float32"): {8: 600, 16: 1550},
+    ("torch", "float32"): {8: 440, 16: 560, 32: 1250},
+    ("torch", "bfloat16"): {8: 220, 16: 300, 32: 800},
 }
 
 
@@ -28,9 +28,11 @@ def largest_tile(width: int, backend: str, precision: str, device: torch.device)
 
 
 def bytes_per_pixel(width: int, backend: str, precision: str) -> int:
-    """What one pass takes; where it was not measured, as much as the pair that takes most."""
-    fixed, each = BYTES_PER_PIXEL.get((backend, precision), max(BYTES_PER_PIXEL.values()))
-    return fixed + each * width
+    """What one pass takes; what was not measured takes no more than the next wider network, or `exact`."""
+    pair = (backend, precision if precision == "float32" else "bfloat16")  # float16 is as wide
+    measured = BYTES_PER_PIXEL.get(pair, BYTES_PER_PIXEL["exact", "float32"])
+    above = min((known for known in measured if known >= width), default=max(measured))
+    return ceil(measured[above] * max(1, width / above))
 
 
 def free_memory(device: torch.device) -> int:
