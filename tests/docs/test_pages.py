@@ -90,8 +90,8 @@ def commands(file: Path) -> Iterator[tuple[Path, list[str]]]:
         if not re.search(r"\b[\w/]+\.py\b|m3snet-restore", line) or line.lstrip().startswith("#"):
             continue
         words = shlex.split(line, comments=True)
-        for part in " ".join(map(shlex.quote, words)).split(" '&&' "):
-            words = [word for word in shlex.split(part) if word != "$"]
+        for part in re.split(" '(?:&&|[|])' ", " ".join(map(shlex.quote, words))):
+            words = [word for word in shlex.split(part.split(" '>' ")[0]) if word != "$"]
             if words[:1] == ["m3snet-restore"]:
                 yield ROOT / "restore.py", words[1:]
             elif words[:1] and words[0] in ("python", "torchrun", "srun"):
