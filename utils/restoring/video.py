@@ -84,7 +84,7 @@ def restore_video(restorer: Restore, source: Path, out: Path, progress: Progress
         with source.open("rb") as file, Source(source, file) as video, closing(ahead(video.parts())) as parts:
             first = next(parts, None)
             if first is None or first.frame is None:
-                raise VideoError(f"{source}: the video has no frames")
+                raise VideoError(f"{source}: the video has no frame that can be decoded")
             with (
                 write_atomically(out) as written,
                 Target(out, written, video, first.frame) as target,
