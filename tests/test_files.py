@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and those that are never written over."""
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -102,6 +103,22 @@ def test_what_is_there_is_overwritten_only_when_asked(tmp_path: Path) -> None:
     check_outputs([there, tmp_path / "new.png"], [tmp_path / "missing.jpg"], overwrite=True)
     with pytest.raises(OutputError, match="is a folder"):
         check_outputs([tmp_path], [], overwrite=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such devices")
+def test_a_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    with pytest.raises(OutputError, match=r"null\.png is no plain file"):
+        check_outputs([tmp_path / "null.png"], [], overwrite=True)
+
+
+def test_an_error_names_the_file_that_could_not_be_written(tmp_path: Path) -> None:
+    def full() -> None:
+        with write_atomically(tmp_path / "out.png"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*out\.png'"):
+        full()
 
 
 def test_no_name_is_written_twice(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from m3snet.utils.cli import UserError, run_program
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     OUT gets input/ and target/ when all pairs are written, not before.
 
     Raises:
-        UserError: OUT holds pairs already, or photographs cannot be read; the pairs of the others are made.
+        UserError: OUT holds pairs already, another run is writing it, or photographs cannot be read; the pairs of the
+            others are made.
     """
     args = parse(argv)
     photographs = find_photographs([args.folder])
@@ -37,14 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if folder.exists():
             raise UserError(f"{folder}: is there already; name another OUT, or delete it")
     work = args.out / UNFINISHED
-    try:
-        work.mkdir(parents=True)
-    except FileExistsError as error:
-        raise UserError(
-            f"{work}: another run is writing it, or was killed; delete it if none is, and start again"
-        ) from error
+    lock = FileLock(work / "lock")  # the operating system's: it ends with its process, however that ends
     failed = []
     try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        for side in ("input", "target"):
+            shutil.rmtree(work / side, ignore_errors=True)  # of a run that was killed
         for photograph in tqdm(photographs, unit=" images", disable=not sys.stderr.isatty()):
             try:
                 write_pair(args.kind, photograph, args.seed, work)
@@ -53,8 +54,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(failed) < len(photographs):
             for side in ("input", "target"):
                 (work / side).rename(args.out / side)
+    except Timeout as error:
+        raise UserError(f"{work}: another run is writing it; wait for it, or name another OUT") from error
     finally:
-        shutil.rmtree(work)
+        if lock.is_locked:
+            lock.release()
+            shutil.rmtree(work)
     print(f"{len(photographs) - len(failed)} pairs: {args.out}/input, {args.out}/target")
     if failed:
         raise UserError(f"{len(failed)} photograph(s) cannot be read:\n  " + "\n  ".join(failed))

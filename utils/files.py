@@ -36,6 +36,10 @@ def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())  # or a power failure could leave an empty file under the final name
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a full disk gives no name, and the other says nothing
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -51,7 +55,8 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], overwrite: bo
     An input is never overwritten, by whatever name or link it goes; another file only with `overwrite`.
 
     Raises:
-        OutputError: an output is an input, exists, is a folder, is named twice, or lies where nothing can be written.
+        OutputError: an output is an input, exists, is a folder or a device, is named twice, or lies where nothing can
+            be written.
     """
     taken = {_identity(path): path for path in inputs if path.exists()}
     seen: set[str] = set()
@@ -63,6 +68,8 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], overwrite: bo
         seen.add(name)
         if output.is_dir():
             raise OutputError(f"{output} is a folder: name a file in it")
+        if output.exists() and not output.is_file():
+            raise OutputError(f"{output} is no plain file, but a device or a pipe: choose another output")
         if output.exists():
             if (source := taken.get(_identity(output))) is not None:
                 same = "" if source == output else f" (the same file as {source})"
@@ -84,7 +91,9 @@ def _check_folder(folder: Path, output: Path) -> None:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     try:
         probe = temporary_name(existing)
-        probe.touch()
-        probe.unlink()
+        try:
+            probe.touch()
+        finally:  # also where Ctrl-C comes in between
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {existing}: {error.strerror}") from error

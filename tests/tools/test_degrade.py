@@ -1,7 +1,6 @@
 """degrade.py: pairs that depend on name and seed alone, and that nothing is written over."""
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from m3snet.tools import degrade
 from m3snet.tools.degrade import KINDS, UNFINISHED, main
@@ -95,11 +95,19 @@ degrade.main(["rain", {str(photographs)!r}, "-o", {str(tmp_path / "out")!r}])
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
     with pytest.raises(PairError, match="expected the folders input/ and target/"):
         find_pairs(tmp_path / "out")
-    with pytest.raises(UserError, match=r"\.unfinished-pairs: another run is writing it, or was killed; delete it"):
-        main(["rain", str(photographs), "-o", str(tmp_path / "out")])
-    shutil.rmtree(tmp_path / "out" / UNFINISHED)
+    (photographs / "a.png").unlink()
     main(["rain", str(photographs), "-o", str(tmp_path / "out")])
-    assert len(find_pairs(tmp_path / "out")) == 2
+    assert [pair.name for pair in find_pairs(tmp_path / "out")] == ["b"]  # nothing of the first run
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["input", "target"]
+
+
+def test_two_runs_do_not_share_a_folder(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / UNFINISHED).mkdir(parents=True)
+    with (
+        FileLock(tmp_path / "out" / UNFINISHED / "lock"),
+        pytest.raises(UserError, match=r"\.unfinished-pairs: another run is writing it; wait for it"),
+    ):
+        main(["rain", str(photographs), "-o", str(tmp_path / "out")])
 
 
 def test_a_run_that_is_stopped_leaves_nothing(photographs: Path, tmp_path: Path, monkeypatch) -> None:

@@ -16,6 +16,8 @@ from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, to_srgb
 from .tiff import TiffImage, read_tiff
 from .truncation import check_data, find_end
 
+cv2.utils.logging.setLogLevel(0)  # it prints what it also raises
+
 READING = 2  # counts the changes of what `read_image` makes of a file: what was read before one is out of date
 
 

@@ -39,11 +39,15 @@ class Journal:
     def add(self, row: Row, files: Sequence[Path]) -> None:
         """Keep the scores of an image, `row["name"]`, that depend on `files` as they are now."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a" if self._begun else "w", encoding="utf-8") as file:
-            if not self._begun:
-                file.write(json.dumps(self._stamp))
-            # The line break comes first: a line that an interruption cut short ends here, and spoils no other.
-            file.write("\n" + json.dumps({"row": row, "files": _states(files)}))
+        try:
+            with self._path.open("a" if self._begun else "w", encoding="utf-8") as file:
+                if not self._begun:
+                    file.write(json.dumps(self._stamp))
+                # The line break comes first: a line that an interruption cut short ends here, and spoils no other.
+                file.write("\n" + json.dumps({"row": row, "files": _states(files)}))
+        except OSError as error:  # of a full disk it does not say where
+            error.filename = str(self._path)
+            raise
         self._begun = True
 
     def discard(self) -> None:
