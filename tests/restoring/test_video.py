@@ -7,7 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from m3snet.utils.cli import UserError
 from m3snet.utils.files import OutputError
 from m3snet.utils.images import ImageError, write_image
 from m3snet.utils.restoring.restorer import Restorer
-from m3snet.utils.restoring.video import CONTAINERS, Report, VideoError, clock, restore_video
+from m3snet.utils.restoring.video import CONTAINERS, Part, Report, Source, VideoError, clock, restore_video
 
 av = pytest.importorskip("av")
 os.environ.setdefault("SVT_LOG", "0")  # or it tells of the clips that are made here
@@ -293,6 +293,23 @@ def test_subtitles_and_fonts_are_copied(tmp_path: Path, capsys: pytest.CaptureFi
     restore_video(same, source, tmp_path / "out.webm", lambda *_: None)
     said = capsys.readouterr().err.splitlines()
     assert f"warning: {source}: not kept, .webm cannot hold it: attachment, subtitle" in said
+
+
+def test_sound_that_goes_on_is_copied_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m3snet.utils.restoring.video.MANY", 3)
+    source = clip(tmp_path / "a.mp4", frames=60, times=range(0, 15360, 256), audio="aac")  # half as long as the sound
+    sizes: list[int] = []
+    parts = Source.parts
+
+    def counted(video: Source) -> Iterator[Part]:
+        for part in parts(video):
+            sizes.append(len(part.packets))
+            yield part
+
+    monkeypatch.setattr(Source, "parts", counted)
+    restore_video(same, source, out := tmp_path / "out.mp4", lambda *_: None)
+    assert packets(out) == packets(source) != []
+    assert max(sizes[1:]) == 3
 
 
 def test_a_cover_and_a_time_code_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

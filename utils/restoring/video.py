@@ -40,6 +40,7 @@ MATRICES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: 
 LIMITED, FULL = 1, 2  # AVColorRange
 HARMLESS = {"DISPLAYMATRIX", "SEI_UNREGISTERED", "VIDEO_ENC_PARAMS", "GOP_TIMECODE", "S12M_TIMECODE"}
 REPORT_EVERY = 10  # seconds
+MANY = 500  # packets without a frame that are kept: sound can go on for long after the last one
 
 Restore = Callable[[np.ndarray], np.ndarray]  # H x W x 3 uint8 or uint16 RGB; the same shape and type come back
 Progress = Callable[[int, "float | None"], None]  # frames done, and the share of the video that they are
@@ -52,7 +53,7 @@ class VideoError(UserError):
 
 @dataclass(frozen=True)
 class Part:
-    """What comes next in a file: packets that are copied, then a frame; at the end there is none."""
+    """What comes next in a file: packets that are copied, then a frame; where there are many packets, none."""
 
     packets: list[Packet]
     frame: VideoFrame | None
@@ -181,6 +182,9 @@ class Source:
             if packet.stream is not self.stream:
                 if packet.size:  # the last one of a stream is empty
                     packets.append(packet)
+                if first is not None and len(packets) == MANY:
+                    yield Part(packets, None, None)
+                    packets = []
                 continue
             if packet.size and not packet.is_discard and packet.pts is not None:
                 waiting.add(packet.pts)
