@@ -22,6 +22,8 @@ FOLDERS = (
     "tools",
 )
 NOT_INSTALLED = ("setup", "hubconf")  # of the modules beside this one
+EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
+FAST = ["openvino>=2025.0"]
 FIG = ["matplotlib>=3.8"]
 VIDEO = ["av>=18; python_version >= '3.11'"]  # those for older Pythons cannot write how a video is rotated
 # Loaded by models/kernels.py. Sums may be taken in any order; without a compiler, torch does what it does.
@@ -64,7 +66,7 @@ setup(
         ],
     },
     ext_modules=[] if sys.platform == "win32" else [KERNELS],
-    entry_points={"console_scripts": ["m3snet-restore=m3snet.restore:run"]},
+    entry_points={"console_scripts": ["m3snet-restore=m3snet.restore:run", "m3snet-export=m3snet.export:run"]},
     install_requires=REQUIREMENTS,
     extras_require={
         "test": [
@@ -75,6 +77,8 @@ setup(
             "spandrel_extra_arches>=0.2",
             # builds the wheel that is tested, without a network
             "setuptools>=70.1",
+            *EXPORT,
+            *FAST,
             *FIG,
             *VIDEO,
         ],
@@ -85,6 +89,10 @@ setup(
         "download": ["gdown>=5"],
         # TEST.PERCEPTUAL: LPIPS, DISTS, NIQE; pyiqa's licence is non-commercial, and it downloads its networks.
         "perceptual": ["pyiqa>=0.1.13"],
+        # export.py --format onnx, and the backend onnxruntime
+        "export": EXPORT,
+        # export.py --format openvino, and the backend openvino
+        "fast": FAST,
         # restore.py reads and writes videos with it.
         "video": VIDEO,
         # fig/*.py

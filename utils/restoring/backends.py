@@ -13,6 +13,7 @@ import torch
 
 from ...models import M3SNet, fuse
 from ..cli import UserError
+from .exports import SUFFIXES, Facts, cached_export, open_export
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -40,11 +41,35 @@ def compiled(model: M3SNet, dtype: torch.dtype) -> Network:
     return torch.compile(fuse(model, dtype))
 
 
+def openvino(model: M3SNet, dtype: torch.dtype) -> Network:
+    """OpenVINO, from a file in the cache folder that is made at the first time (`exports.cached_export`)."""
+    return open_export(_exported(model, "openvino", dtype), name_of(dtype))[0]
+
+
+def onnxruntime(model: M3SNet, dtype: torch.dtype) -> Network:
+    """ONNX Runtime, from a file in the cache folder likewise; in float32."""
+    if dtype != torch.float32:
+        raise BackendError(f"backend onnxruntime: computes in float32 only; {name_of(dtype)} needs another backend")
+    return open_export(_exported(model, "onnx", dtype))[0]
+
+
+def _exported(model: M3SNet, kind: str, dtype: torch.dtype) -> Path:
+    device = next(model.parameters()).device
+    if device.type != "cpu" or dtype == torch.float16:
+        raise BackendError(f"backend {kind}: on the CPU, in float32 or bfloat16; found {name_of(dtype)} on {device}")
+    return cached_export(model, kind)
+
+
 BACKENDS: dict[str, Callable[[M3SNet, torch.dtype], Network]] = {
     "exact": exact,
     "torch": fused,
     "compile": compiled,
+    "openvino": openvino,
+    "onnxruntime": onnxruntime,
 }
+_BACKEND_OF = {SUFFIXES["openvino"]: "openvino", SUFFIXES["onnx"]: "onnxruntime", SUFFIXES["torch-export"]: "torch"}
+EXPORTED = frozenset(_BACKEND_OF)  # suffixes of files of export.py
+_SHORT = ("torch", "compile", "openvino")  # backends that compute in bfloat16
 
 
 def open_backend(name: str, model: M3SNet, precision: str) -> tuple[Network, str, str]:
@@ -59,12 +84,31 @@ def open_backend(name: str, model: M3SNet, precision: str) -> tuple[Network, str
     if name not in BACKENDS:
         raise BackendError(f"backend {name}: expected auto, {', '.join(BACKENDS)}")
     if precision == "auto":
-        precision = "bfloat16" if name != "exact" and has_bfloat16(device) else "float32"
+        precision = "bfloat16" if name in _SHORT and has_bfloat16(device) else "float32"
     if precision not in PRECISIONS:
         raise BackendError(f"precision {precision}: expected auto, {', '.join(PRECISIONS)}")
     if precision == "float16" and device.type == "cpu":
         raise BackendError("precision float16: not on a CPU, where it is slower than float32; take bfloat16")
     return BACKENDS[name](model, PRECISIONS[precision]), name, precision
+
+
+def open_file(path: Path, backend: str, precision: str) -> tuple[Network, Facts, str, str]:
+    """A file of export.py as a function of tensors, its facts, and what "auto" stands for; on the CPU.
+
+    Raises:
+        ExportError: it is not such a file, or what runs it is not installed.
+        BackendError: another backend or precision is asked for than it runs with.
+    """
+    name = _BACKEND_OF[path.suffix]
+    if backend not in ("auto", name):
+        raise BackendError(f"{path}: runs with backend {name}, not {backend}")
+    computed = {"openvino": ("float32", "bfloat16")}.get(name, ("float32",))
+    if precision == "auto":
+        precision = computed[-1] if has_bfloat16(torch.device("cpu")) else "float32"
+    if precision not in computed:
+        raise BackendError(f"{path}: computes as it was exported; {precision} is not to be had")
+    network, facts = open_export(path, precision)
+    return network, facts, name, precision
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:

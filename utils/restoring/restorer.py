@@ -12,7 +12,7 @@ from ...models import M3SNet, apply_tlc, load_model, tlc_window
 from ...models.tlc import ENLARGEMENT
 from ...models.weights import PRETRAINED, WeightsError, released
 from ..cli import UserError, warn
-from .backends import find_device, open_backend
+from .backends import EXPORTED, find_device, open_backend, open_file
 from .ensemble import mean_of_views
 from .memory import largest_tile
 from .tiling import Progress, in_tiles
@@ -31,7 +31,7 @@ class Restorer:
 
     Attributes:
         network: N x 3 x H x W float32 in [0, 1] on `device` -> the restored images, whole.
-        model: the network that it runs, with TLC if that was asked for.
+        model: the network that it runs, with TLC if that was asked for; None for a file of export.py.
         name: of the weights, for people.
         device, precision, backend: what was asked for, or what auto stands for.
         tile: the largest side of a tile in pixels; 0: images are restored whole; None: what fits into the memory.
@@ -54,7 +54,8 @@ class Restorer:
     ) -> None:
         """
         Args:
-            model: a network, the name of released weights, or a file of weights.
+            model: a network, the name of released weights, a file of weights, or one of export.py (which says itself
+                whether it has TLC).
             device: cpu, cuda, cuda:1, mps; by default that of a network, and for weights CUDA, else MPS, else the CPU.
             precision: a key of `backends.PRECISIONS`; auto: bfloat16 where the device computes in it, else float32.
             backend: a key of `backends.BACKENDS`; auto: the fastest that was measured for the device.
@@ -70,6 +71,19 @@ class Restorer:
             RestoringError: `tile` is less than `smallest_tile`, or `strength` not in [0, 1].
         """
         self.name = Path(model).stem if isinstance(model, (str, Path)) else "M3SNet"
+        self.tile, self.ensemble, self.strength = tile, ensemble, strength
+        if isinstance(model, (str, Path)) and Path(model).suffix in EXPORTED:
+            self._open_file(Path(model), device, precision, backend)
+        else:
+            self._open_model(model, device, precision, backend, tlc)
+        if self.tile and self.tile < self.smallest_tile:
+            raise RestoringError(f"tile {tile}: with these weights expected 0, or at least {self.smallest_tile} pixels")
+        if not 0 <= strength <= 1:
+            raise RestoringError(f"strength {strength}: expected 0 to 1")
+
+    def _open_model(
+        self, model: M3SNet | str | Path, device: str | torch.device | None, precision: str, backend: str, tlc: bool
+    ) -> None:
         network = load_model(model) if isinstance(model, (str, Path)) else model
         if (channels := network.config["img_channel"]) != 3:
             raise WeightsError(f"{model}: for images of {channels} channel{'s' * (channels > 1)}; photographs have 3")
@@ -78,15 +92,20 @@ class Restorer:
         if device is None and isinstance(model, M3SNet):
             device = next(model.parameters()).device
         self.device = find_device(device)
-        self.model = network.to(self.device).to(memory_format=torch.channels_last)
-        self.network, self.backend, self.precision = open_backend(backend, self.model, precision)
-        self.smallest_tile = smallest_tile(self.model)
-        self.grid = 2 ** len(self.model.downs)
-        self.tile, self.ensemble, self.strength = tile, ensemble, strength
-        if self.tile and self.tile < self.smallest_tile:
-            raise RestoringError(f"tile {tile}: with these weights expected 0, or at least {self.smallest_tile} pixels")
-        if not 0 <= strength <= 1:
-            raise RestoringError(f"strength {strength}: expected 0 to 1")
+        self.model: M3SNet | None = network.to(self.device).to(memory_format=torch.channels_last)
+        self.network, self.backend, self.precision = open_backend(backend, network, precision)
+        self.smallest_tile = smallest_tile(network)
+        self.grid = 2 ** len(network.downs)
+        self._width = network.config["width"]
+
+    def _open_file(self, path: Path, device: str | torch.device | None, precision: str, backend: str) -> None:
+        self.device = find_device(device or "cpu")
+        if self.device.type != "cpu":
+            raise RestoringError(f"{path}: runs on the CPU, not on {self.device}")
+        self.model = None
+        self.network, facts, self.backend, self.precision = open_file(path, backend, precision)
+        self.smallest_tile = 2 * (facts.window or math.floor(ENLARGEMENT * (facts.patch_size or PUBLISHED_PATCH)))
+        self.grid, self._width = 2**facts.levels, facts.width
 
     def __str__(self) -> str:
         views = ", mean of 8 views" * self.ensemble
@@ -126,7 +145,7 @@ class Restorer:
             warn(f"not enough memory on {self.device.type} for {side} x {side} pixels; now in tiles of {tile} x {tile}")
 
     def _largest_tile(self) -> int:
-        fits = largest_tile(self.model.config["width"], self.backend, self.precision, self.device)
+        fits = largest_tile(self._width, self.backend, self.precision, self.device)
         return max(fits, self.smallest_tile)
 
     def _part(self, image: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from yacs.config import CfgNode
 
 from ...models import size_name, tlc_window
-from ...models.weights import find_weights, released
+from ...models.weights import WeightsError, find_weights, released
 from ..config import argument_parser, load_task_config, save_config
 from ..data.pairs import PairError, check_pairs_quickly
 from ..provenance import provenance, sha256
@@ -71,6 +71,8 @@ def evaluate_task(
     perceptual = _perceptual(config.TEST.PERCEPTUAL)
     restorer = Restorer(weights, state.device, precision, backend, config.TEST.TLC, tile=0)
     model = restorer.model
+    if model is None:
+        raise WeightsError(f"{weights}: scores are taken with weights, not with a file of export.py")
     size, window = size_name(model), tlc_window(model)
     patch = (model.patch_size or PUBLISHED_PATCH) if window else None
     origin: Origin = {
