@@ -72,7 +72,8 @@ def restore_files(args: argparse.Namespace) -> None:
 
     def tally() -> str:
         there = len(jobs) - len(todo)
-        counts = {"restored": done, "were there already": there, "failed": len(failures), "left to do": left}
+        were = f"{'was' if there == 1 else 'were'} there already"
+        counts = {"restored": done, were: there, "failed": len(failures), "left to do": left}
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     on_terminal = len(todo) > 1 and sys.stderr.isatty()

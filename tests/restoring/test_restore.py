@@ -320,6 +320,11 @@ def test_a_folder_goes_on_where_it_stopped(
     main([*command, "--overwrite"])
     assert capsys.readouterr().out.endswith("4 restored\n")
     assert read_image(out / "2" / "b.jpg").shape == read_image(photo).shape
+    (out / "2" / "b.jpg").unlink()
+    (out / "2" / "c.jpg").unlink()
+    (out / "1" / "a.jpg").unlink()
+    main(command)
+    assert capsys.readouterr().out.endswith("3 restored, 1 was there already\n")
     main([*command, "--compare"])  # what is missing is added, and nothing else is written
     assert len(list(out.rglob("*-compare.jpg"))) == 4
 
