@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from m3snet.utils.files import TEMPORARY, OutputError, check_outputs, write_atomically
+from m3snet.utils.files import TEMPORARY, OutputError, check_outputs, make_folder, write_atomically
 
 HALF = """
 import sys, time
@@ -136,3 +136,14 @@ def test_a_place_that_cannot_be_written_is_said_before(tmp_path: Path) -> None:
             check_outputs([Path("/proc/out/a.png")], [])
     check_outputs([tmp_path / "new" / "newer" / "a.png"], [])
     assert list(tmp_path.iterdir()) == [file]  # looked at, not made
+
+
+def test_a_folder_that_cannot_be_made_or_written(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a/b", "--results DIR")
+    assert list((tmp_path / "a/b").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/x cannot be written \(Not a .*\): choose another --results DIR$"):
+        make_folder(tmp_path / "file/x", "--results DIR")
+    if Path("/proc/self").is_dir():  # there, but nobody can write in it
+        with pytest.raises(OutputError, match=r"^/proc/self cannot be written"):
+            make_folder(Path("/proc/self"), "--results DIR")

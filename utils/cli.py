@@ -32,8 +32,11 @@ def run_program(main: Callable[[], None]) -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         main()
-    except (UserError, OSError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        named = error.filename is not None and error.strerror
+        sys.exit(f"error: {short(error.filename, 300)}: {error.strerror}" if named else f"error: {error}")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)

@@ -81,6 +81,19 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], overwrite: bo
         _check_folder(folder, output)
 
 
+def make_folder(folder: Path, setting: str) -> None:
+    """Make the folder that `setting` names, if it is not there, and see that files can be written in it.
+
+    Raises:
+        OutputError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error.strerror}): choose another {setting}") from error
+
+
 def _identity(path: Path) -> tuple[int, int]:
     """What all names of one file have in common."""
     stat = path.stat()
@@ -90,10 +103,15 @@ def _identity(path: Path) -> tuple[int, int]:
 def _check_folder(folder: Path, output: Path) -> None:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     try:
-        probe = temporary_name(existing)
-        try:
-            probe.touch()
-        finally:  # also where Ctrl-C comes in between
-            probe.unlink(missing_ok=True)
+        _probe(existing)
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {existing}: {error.strerror}") from error
+
+
+def _probe(folder: Path) -> None:
+    """Write a file, and delete it."""
+    probe = temporary_name(folder)
+    try:
+        probe.touch()
+    finally:  # also where Ctrl-C comes in between
+        probe.unlink(missing_ok=True)

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from .cli import short
+
 _DECIMAL = re.compile(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _LONGEST_NUMBER = 40  # characters
 _LONGEST_TEXT = 4096  # what Linux takes for a path
@@ -176,7 +178,8 @@ class Listed(Values):
         if isinstance(written, Plain) and written[:1] == "[" and written[-1:] == "]":
             written = written_in(compose(written))
         elif isinstance(written, Plain) and isinstance(self.of, Whole | Number):
-            written = [Plain(part) for part in written.strip("()").split(",") if part.strip()]
+            inner = written.strip("()")
+            written = [Plain(part) for part in inner.split(",")] if inner else []
         elif isinstance(written, str):
             if self.alone:
                 return self.of.read(written) if written else ""
@@ -232,13 +235,11 @@ def written_in(node: yaml.Node | None) -> Any:
 def shown(written: Any) -> str:
     """What was written, as an error shows it: on one line, cut if it is long."""
     if isinstance(written, list):
-        text = f"[{', '.join(map(shown, written))}]"
-    elif isinstance(written, str):
-        text = "".join(c if unicodedata.category(c) not in _BREAKS else ascii(c)[1:-1] for c in written[: _SHOWN + 1])
-        text = text if isinstance(written, Plain) and text else f"'{text}'"
-    else:
-        text = "null"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        return short(f"[{', '.join(map(shown, written))}]", _SHOWN)
+    if written is None:
+        return "null"
+    text = short(written, _SHOWN)
+    return text if isinstance(written, Plain) and text.strip() else f"'{text}'"
 
 
 def _number(written: Any) -> str:

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from ..cli import UserError
-from ..files import write_atomically
+from ..files import make_folder, write_atomically
 
 MARK = ".results.json"  # says whose results a folder holds, from the first image on
 LOCK = ".results.lock"
@@ -28,11 +28,12 @@ def claim(folder: Path, title: str, digest: str, state: PartialState) -> Iterato
     of the same title are replaced; if the weights are others by now, that is said.
 
     Raises:
+        OutputError: nothing can be written there.
         ResultsError: it holds other files, or the results of another title, or another program writes there.
     """
     lock = FileLock(folder / LOCK)
     if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "--results DIR")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:

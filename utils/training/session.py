@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from ..cli import UserError, warn
+from ..files import make_folder
 from .processes import in_all_processes
 
 LOCK, ENVIRONMENT = "run.lock", "environment.json"
@@ -29,6 +30,7 @@ def hold(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     The lock is the operating system's: it ends with its process, however that ends.
 
     Raises:
+        OutputError: nothing can be written there.
         SessionError: another training holds it.
     """
     lock = FileLock(folder / LOCK)
@@ -40,7 +42,7 @@ def hold(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "TRAINING.SAVE_DIR")
     try:
         lock.acquire(timeout=WAIT)
     except Timeout as error:
