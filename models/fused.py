@@ -37,7 +37,7 @@ def fuse(model: M3SNet, dtype: torch.dtype = torch.float32) -> FusedM3SNet:
 
 
 Conv = Callable[[torch.Tensor], torch.Tensor]
-Scale = Callable[[int, int], torch.Tensor]  # first and last + 1 of some rows -> their scale
+Scale = Callable[[torch.Tensor, int], torch.Tensor]  # some rows, and which is the first -> the same rows, scaled
 
 
 class FusedM3SNet(nn.Module):
@@ -90,7 +90,7 @@ class FusedBlock(nn.Module):
     def _whole(self, x: torch.Tensor) -> torch.Tensor:
         y = self._gated(x)
         conv3, scale = self._attention(y)
-        return self._added(x, conv3(y if scale is None else y * scale(0, x.shape[2])))
+        return self._added(x, conv3(scale(y, 0) if scale else y))
 
     def _in_stripes(self, x: torch.Tensor, stripes: list[tuple[int, int]]) -> None:
         y = torch.empty_like(x)
@@ -100,7 +100,7 @@ class FusedBlock(nn.Module):
         conv3, scale = self._attention(y)
         for first, last in stripes:
             part, gated = x[:, :, first:last], y[:, :, first:last]
-            part.copy_(self._added(part, conv3(gated if scale is None else gated.mul_(scale(first, last)))))
+            part.copy_(self._added(part, conv3(scale(gated, first) if scale else gated)))
 
     def _added(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """`x` after both residual parts of the block."""
@@ -119,24 +119,33 @@ class FusedBlock(nn.Module):
         return F.layer_norm(pixels, pixels.shape[-1:], eps=self.eps).permute(0, 3, 1, 2)
 
     def _attention(self, y: torch.Tensor) -> tuple[Conv, Scale | None]:
-        """What stands for `conv3`, and the scale of `y` before it in some of the rows: None where the former has it."""
+        """What stands for `conv3`, and what scales `y` before it, in place: None where the former does."""
         height, width = y.shape[-2:]
         window = self.pool.window if isinstance(self.pool, LocalAvgPool2d) else (height, width)
         if window[0] >= height and window[1] >= width:
             everywhere = self.sca(y.mean((2, 3), keepdim=True, dtype=torch.float32).to(y.dtype))
             if len(y) > 1:
-                return self.conv3, lambda first, last: everywhere
+                return self.conv3, lambda part, first: part.mul_(everywhere)
             weight = self.conv3.weight * everywhere
             return lambda part: F.conv2d(part, weight, self.conv3.bias), None
         rows, columns = min(window[0], height), min(window[1], width)
         inside = self._scales(window_means(y, rows, columns))
         down, right = height - inside.shape[2], width - inside.shape[3]
         above, left = min((rows - 1) // 2, down), min((columns - 1) // 2, right)
-        nearest = (torch.arange(height, device=y.device) - above).clamp(0, inside.shape[2] - 1)
+        if len(y) == 1 and _has_kernels(y):
+            factors = inside.permute(0, 2, 3, 1)[0].contiguous()
 
-        def scale(first: int, last: int) -> torch.Tensor:
-            part = inside.permute(0, 2, 3, 1).index_select(1, nearest[first:last]).permute(0, 3, 1, 2)
-            return F.pad(part, (left, right - left, 0, 0), mode="replicate")
+            def scale(part: torch.Tensor, first: int) -> torch.Tensor:
+                kernels.scale(part.permute(0, 2, 3, 1)[0], factors, first, above, left)
+                return part
+
+        else:
+            nearest = (torch.arange(height, device=y.device) - above).clamp(0, inside.shape[2] - 1)
+
+            def scale(part: torch.Tensor, first: int) -> torch.Tensor:
+                rows = nearest[first : first + part.shape[2]]
+                found = inside.permute(0, 2, 3, 1).index_select(1, rows).permute(0, 3, 1, 2)
+                return part.mul_(F.pad(found, (left, right - left, 0, 0), mode="replicate"))
 
         return self.conv3, scale
 

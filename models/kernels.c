@@ -1,4 +1,4 @@
-/* Two loops that torch has no fast form of, for models/kernels.py: plain C, no Python, no threads of its own.
+/* Three loops that torch has no fast form of, for models/kernels.py: plain C, no Python, no threads of its own.
 
    Features are rows of pixels, each with all its channels in one run (channels_last), as float or as bfloat16, which is
    the upper half of a float. */
@@ -124,3 +124,23 @@ FOR_EACH_WIDTH(normalise_bfloat16, uint32_t) /* an even number of channels */
 
 WINDOW_MEANS(window_means_float32, float, from_float, to_float)
 WINDOW_MEANS(window_means_bfloat16, uint16_t, from_bfloat16, to_bfloat16)
+
+static inline int64_t clamped(int64_t value, int64_t most) { return value < 0 ? 0 : value > most ? most : value; }
+
+/* Pixels of rows first..last - 1 times those of a map of down x right: the pixel of the map that lies above and left of
+   one by so much, or the nearest to it. x begins at row first. */
+#define SCALE(NAME, TYPE, READ, WRITE)                                                                                 \
+    FOR_EACH_PROCESSOR                                                                                                 \
+    void NAME(TYPE *restrict x, const TYPE *restrict map, int64_t first, int64_t last, int64_t width,                  \
+              int64_t channels, int64_t down, int64_t right, int64_t above, int64_t left) {                            \
+        for (int64_t i = first; i < last; i++) {                                                                       \
+            const TYPE *row = map + clamped(i - above, down - 1) * right * channels;                                   \
+            for (int64_t j = 0; j < width; j++, x += channels) {                                                       \
+                const TYPE *scale = row + clamped(j - left, right - 1) * channels;                                     \
+                for (int64_t c = 0; c < channels; c++) x[c] = WRITE(READ(x[c]) * READ(scale[c]));                      \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
+SCALE(scale_float32, float, from_float, to_float)
+SCALE(scale_bfloat16, uint16_t, from_bfloat16, to_bfloat16)

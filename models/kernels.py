@@ -1,4 +1,4 @@
-"""The loops of kernels.c on tensors: normalised pixels, and means of windows, several times as fast as torch has them.
+"""The loops of kernels.c on tensors: normalised pixels, means of windows, scaling by a map; much faster than in torch.
 
 They are compiled when the package is installed, where there is a C compiler; without, `available` is false, and
 `models.fused` does the same with torch. For float32 and bfloat16 on a CPU.
@@ -63,6 +63,26 @@ def window_means(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 
     _share(work, down, image.numel())
     return means
+
+
+def scale(rows: torch.Tensor, factors: torch.Tensor, first: int, above: int, left: int) -> torch.Tensor:
+    """Multiply some rows of an image, from `first` on, with a smaller map whose border repeats; in place.
+
+    Both are ... x W x C in one piece of memory. The pixel at (i, j) takes the factor at (i - above, j - left), or the
+    nearest to it.
+    """
+    assert rows.is_contiguous() and factors.is_contiguous() and rows.dtype == factors.dtype
+    count, width, channels = rows.shape
+    down, right = factors.shape[:2]
+    function = _function("scale", rows.dtype, (_POINTER, _POINTER, *[_NUMBER] * 8))
+    size = width * channels * rows.element_size()
+
+    def work(start: int, stop: int) -> None:
+        place = rows.data_ptr() + start * size
+        function(place, factors.data_ptr(), first + start, first + stop, width, channels, down, right, above, left)
+
+    _share(work, count, rows.numel())
+    return rows
 
 
 def _share(work: Callable[[int, int], None], count: int, elements: int) -> None:
