@@ -25,6 +25,7 @@ from m3snet.utils.config import ConfigError, load_task_config
 from m3snet.utils.data.blur import BLUR
 from m3snet.utils.data.pairs import PairError
 from m3snet.utils.data.samples import photographs
+from m3snet.utils.files import TEMPORARY
 from m3snet.utils.images import read_image, write_image
 from m3snet.utils.scoring import pictures
 from m3snet.utils.scoring import run as evaluator
@@ -410,6 +411,14 @@ def test_files_that_are_no_results_are_left_alone(root: Path, weights: Path, tmp
         run(root, weights, out)
     assert (out / "config.yml").read_text() == "mine"
     assert sorted(path.name for path in out.iterdir() if path.name != LOCK) == ["config.yml", "results.json"]
+
+
+def test_a_run_killed_before_it_marked_its_folder_is_in_nobodys_way(
+    root: Path, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / TEMPORARY.replace("*", "0")).touch()
+    assert run(root, weights, tmp_path / "out")
 
 
 def test_one_program_at_a_time_writes_results(root: Path, weights: Path, tmp_path: Path) -> None:

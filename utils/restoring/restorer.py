@@ -175,4 +175,6 @@ def warn_of_other_task(file: Path, task: str) -> None:
 def _is_out_of_memory(error: Exception) -> bool:
     """CUDA has a class for it, NumPy another; on the CPU and on MPS torch only says so."""
     classes = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, classes) or any(words in str(error) for words in ("allocate memory", "out of memory"))
+    # The last two are oneDNN's.
+    words = ("allocate memory", "out of memory", "could not create a primitive", "could not create a memory")
+    return isinstance(error, classes) or any(part in str(error) for part in words)

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from ..cli import UserError
-from ..files import make_folder, write_atomically
+from ..files import TEMPORARY, make_folder, write_atomically
 
 MARK = ".results.json"  # says whose results a folder holds, from the first image on
 LOCK = ".results.lock"
@@ -51,7 +51,8 @@ def claim(folder: Path, title: str, digest: str, state: PartialState) -> Iterato
 
 
 def _check(folder: Path, title: str, digest: str) -> None:
-    others = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+    # What a killed run may leave before its mark is there is nobody's.
+    others = sorted(path.name for path in folder.iterdir() if path.name != LOCK and not path.match(TEMPORARY))
     if not others:
         return
     found = _found(folder)
