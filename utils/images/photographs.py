@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 
 from ..files import write_atomically
 from .headers import ImageError, has_alpha, is_gray, load_file, open_header, orientation_of
+from .metadata import Metadata, options_for, read_metadata
 from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, to_srgb
 from .tiff import TiffImage, read_tiff
 from .truncation import check_data, find_end
@@ -30,6 +31,7 @@ class Photograph:
     gray: bool = False  # one channel in the file; the three of `pixels` are equal
     profile: bytes | None = None  # ICC; None: sRGB
     notes: tuple[str, ...] = ()  # what was changed while it was read
+    metadata: Metadata = field(default_factory=Metadata)
 
     def rgb(self) -> np.ndarray:
         """The pixels in sRGB, without alpha: what images of different files have in common."""
@@ -65,6 +67,7 @@ _WRITERS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _JPEG),
     **dict.fromkeys((".tif", ".tiff"), _TIFF),
     ".webp": _Writer("WEBP", {"lossless": True}, alpha=True, profile=True, gray=False, side=16_383),
+    ".avif": _Writer("AVIF", {"quality": 90, "subsampling": "4:4:4"}, alpha=True, profile=True, gray=False),
     ".bmp": _Writer("BMP"),
     ".ppm": _Writer("PPM", gray=False),
     ".pgm": _Writer("PPM", colour=False),
@@ -111,7 +114,8 @@ def read_photograph(path: str | Path) -> Photograph:
                 photograph = replace(photograph, profile=None, notes=("CMYK converted to RGB",))
         if kind == "JPEG":
             check_data(path, data, end, photograph.pixels)
-        return _upright(photograph, orientation_of(picture, data))
+        metadata = read_metadata(picture, kind, data)
+        return _upright(replace(photograph, metadata=metadata), orientation_of(picture, data))
     except MemoryError as error:
         raise ImageError(f"{path}: not enough memory to read it") from error
 
@@ -147,7 +151,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 
 
 def write_photograph(path: str | Path, photograph: Photograph) -> None:
-    """Write an image with its alpha and profile; else as `write_image`.
+    """Write an image with its alpha, profile and metadata, a JPEG at the quality it came with; else as `write_image`.
 
     Where the format holds no profile, or none for gray, the colours are converted to sRGB.
 
@@ -167,7 +171,10 @@ def write_photograph(path: str | Path, photograph: Photograph) -> None:
         picture.putalpha(Image.fromarray(photograph.alpha))
     encoded = io.BytesIO()
     try:
-        picture.save(encoded, writer.format, **writer.options, **({"icc_profile": profile} if profile else {}))
+        options = {**writer.options, **options_for(photograph.metadata, writer.format, gray)}
+        if "qtables" in options:
+            del options["quality"]
+        picture.save(encoded, writer.format, **options, **({"icc_profile": profile} if profile else {}))
     except (ValueError, OSError) as error:
         raise ImageError(f"{path}: could not be encoded as {writer.format} ({error})") from error
     with write_atomically(path) as file:
@@ -195,15 +202,28 @@ def _read_tiff(path: Path, data: bytes) -> Photograph:
     """OpenCV and Pillow turn TIFF files upright themselves."""
     tiff = read_tiff(path, data)
     if tiff.array is not None:
-        return _upright(_from_tifffile(tiff), tiff.orientation)
+        photograph = replace(_from_tifffile(tiff), metadata=_metadata_of_tiff(path, data, tiff))
+        return _upright(photograph, tiff.orientation)
     picture = open_header(path, "TIFF", data)
     if tiff.page < 0 or (tiff.deep and (tiff.odd or tiff.page > 0)):
         raise ImageError(f"{path}: a TIFF of a rare layout; save it without compression, or as PNG")
     if tiff.deep:
         pixels = _decode_with_opencv(path, data)
-        return _photograph(pixels, is_gray(picture), None, tiff.profile)
-    picture.seek(tiff.page)
-    return _decode_with_pillow(path, picture)
+        photograph = _photograph(pixels, is_gray(picture), None, tiff.profile)
+    else:
+        picture.seek(tiff.page)
+        photograph = _decode_with_pillow(path, picture)
+    return replace(photograph, metadata=_metadata_of_tiff(path, data, tiff))
+
+
+def _metadata_of_tiff(path: Path, data: bytes, tiff: TiffImage) -> Metadata:
+    """Nothing where Pillow cannot read a file that tifffile can."""
+    try:
+        picture = open_header(path, "TIFF", data)
+        picture.seek(max(tiff.page, 0))
+    except (ImageError, EOFError):
+        return Metadata()
+    return read_metadata(picture, "TIFF", data)
 
 
 def _from_tifffile(tiff: TiffImage) -> Photograph:

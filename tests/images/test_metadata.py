@@ -1,0 +1,153 @@
+"""What a file says of its picture is in the file that is written from it; the orientation is reset."""
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, JpegImagePlugin
+from skimage import data
+
+from m3snet.utils.images import read_photograph, write_photograph
+from m3snet.utils.images.metadata import Metadata
+
+PHOTO = data.astronaut()[:60, 100:180]
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6" dc:title="Moon"/></x:xmpmeta>'
+HOLDERS = [".jpg", ".png", ".webp", ".tif", ".avif"]
+
+
+def exif(orientation: int = 6) -> Image.Exif:
+    """Of a camera that was held upright, with a place and a thumbnail's worth of maker notes."""
+    found = Image.Exif()
+    found[ExifTags.Base.Make] = "Camera & Sons"
+    found[ExifTags.Base.Orientation] = orientation
+    found[ExifTags.Base.Copyright] = "nobody"
+    found.get_ifd(ExifTags.IFD.Exif).update(
+        {
+            ExifTags.Base.ISOSpeedRatings: 400,
+            ExifTags.Base.MakerNote: b"\x01notes\x00",
+            ExifTags.Base.ExifImageWidth: 80,
+            ExifTags.Base.ExifImageHeight: 60,
+        }
+    )
+    place = {ExifTags.GPS.GPSLatitudeRef: "N", ExifTags.GPS.GPSLatitude: (48.0, 8.0, 0.0)}
+    found.get_ifd(ExifTags.IFD.GPSInfo).update(place)
+    return found
+
+
+def saved(path: Path, **options: Any) -> Path:
+    Image.fromarray(PHOTO).save(path, exif=exif(), **options)
+    return path
+
+
+def rewritten(source: Path, target: Path) -> Image.Image:
+    photograph = read_photograph(source)
+    write_photograph(target, replace(photograph, pixels=photograph.pixels // 2))
+    with Image.open(target) as picture:
+        picture.load()
+    return picture
+
+
+@pytest.mark.parametrize("target", HOLDERS)
+@pytest.mark.parametrize("source", HOLDERS)
+def test_camera_and_place_go_from_every_format_to_every_other(source: str, target: str, tmp_path: Path) -> None:
+    found = rewritten(saved(tmp_path / f"a{source}"), tmp_path / f"b{target}")
+    assert found.size == (60, 80)  # turned upright
+    read = found.getexif()
+    assert read[ExifTags.Base.Make] == "Camera & Sons" and read[ExifTags.Base.Copyright] == "nobody"
+    assert read.get(ExifTags.Base.Orientation, 1) == 1
+    again = read_photograph(tmp_path / f"b{target}")
+    assert again.pixels.shape == (80, 60, 3)  # not turned once more
+    if ".tif" in (source, target):
+        return  # Pillow writes no more into a TIFF
+    details = read.get_ifd(ExifTags.IFD.Exif)
+    assert details[ExifTags.Base.ISOSpeedRatings] == 400 and details[ExifTags.Base.MakerNote] == b"\x01notes\x00"
+    assert (details[ExifTags.Base.ExifImageWidth], details[ExifTags.Base.ExifImageHeight]) == (60, 80)
+    assert read.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] == (48.0, 8.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".webp", ".avif"])
+def test_xmp_says_that_the_picture_is_upright(kind: str, tmp_path: Path) -> None:
+    photograph = replace(read_photograph(saved(tmp_path / "a.jpg", xmp=XMP)))
+    assert photograph.metadata.xmp == XMP.replace(b'"6"', b'"1"')
+    write_photograph(tmp_path / f"b{kind}", photograph)
+    assert read_photograph(tmp_path / f"b{kind}").metadata.xmp == photograph.metadata.xmp
+
+
+def test_the_thumbnail_of_the_old_picture_goes(tmp_path: Path) -> None:
+    small = io.BytesIO()
+    Image.fromarray(PHOTO[:20, :30]).save(small, "JPEG")
+    picture = small.getvalue()
+    first = struct.pack("<HHHI4sI", 1, 271, 2, 4, b"Cam\0", 26)  # one entry, and where the next directory lies
+    second = struct.pack("<HHHIIHHIII", 2, 513, 4, 1, 56, 514, 4, 1, len(picture), 0)
+    block = b"Exif\0\0II*\0" + struct.pack("<I", 8) + first + second + picture
+    Image.fromarray(PHOTO).save(tmp_path / "a.jpg", exif=block)
+    found = rewritten(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    assert not found.getexif().get_ifd(ExifTags.IFD.IFD1)
+    assert b"\xff\xd8" not in found.info["exif"]
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize(("quality", "progressive"), [(60, False), (88, True)])
+def test_a_jpeg_is_written_as_it_was_encoded(subsampling: str, quality: int, progressive: bool, tmp_path: Path) -> None:
+    encoding = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+    saved(tmp_path / "a.jpg", **encoding, comment=b"by hand", dpi=(72, 96))
+    with Image.open(tmp_path / "a.jpg") as before:
+        assert isinstance(before, JpegImagePlugin.JpegImageFile)
+        found = rewritten(tmp_path / "a.jpg", tmp_path / "b.jpg")
+        assert isinstance(found, JpegImagePlugin.JpegImageFile)
+        assert found.quantization == before.quantization
+        assert JpegImagePlugin.get_sampling(found) == JpegImagePlugin.get_sampling(before)
+    assert bool(found.info.get("progressive")) == progressive
+    assert found.info["comment"] == b"by hand" and found.info["dpi"] == (72, 96)
+    with Image.open(tmp_path / "b.jpg") as gray:
+        gray.convert("L").save(tmp_path / "gray.jpg", quality=quality)
+    with Image.open(tmp_path / "gray.jpg") as before:
+        assert rewritten(tmp_path / "gray.jpg", tmp_path / "c.jpg").quantization == before.quantization  # type: ignore[attr-defined]
+
+
+def test_from_elsewhere_a_jpeg_has_quality_95(tmp_path: Path) -> None:
+    found = rewritten(saved(tmp_path / "a.png"), tmp_path / "b.jpg")
+    Image.fromarray(PHOTO).save(tmp_path / "c.jpg", quality=95)
+    with Image.open(tmp_path / "c.jpg") as expected:
+        assert found.quantization == expected.quantization  # type: ignore[attr-defined]
+
+
+def test_texts_of_a_png_stay(tmp_path: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    texts.add_text("Title", "Größe")
+    texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    saved(tmp_path / "a.png", pnginfo=texts, dpi=(300, 300))
+    found = rewritten(tmp_path / "a.png", tmp_path / "b.png")
+    assert found.info["Title"] == "Größe"
+    assert found.info["XML:com.adobe.xmp"] == XMP.decode().replace('"6"', '"1"')
+    assert found.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_webp_stays_lossless_or_lossy(lossless: bool, tmp_path: Path) -> None:
+    saved(tmp_path / "a.webp", lossless=lossless)
+    rewritten(tmp_path / "a.webp", tmp_path / "b.webp")
+    assert (b"VP8L" in (tmp_path / "b.webp").read_bytes()) == lossless
+
+
+def test_damaged_metadata_do_not_cost_the_picture(tmp_path: Path) -> None:
+    for block in (b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + exif().tobytes()[6:40], b"Exif\0\0nonsense"):
+        Image.fromarray(PHOTO).save(tmp_path / "a.jpg", exif=block)
+        photograph = read_photograph(tmp_path / "a.jpg")
+        write_photograph(tmp_path / "b.jpg", photograph)
+        assert read_photograph(tmp_path / "b.jpg").pixels.shape == PHOTO.shape
+
+
+def test_a_photograph_without_metadata_is_written_without(tmp_path: Path) -> None:
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    photograph = read_photograph(tmp_path / "a.png")
+    assert photograph.metadata == Metadata() and np.array_equal(photograph.pixels, PHOTO)
+    write_photograph(tmp_path / "b.png", photograph)
+    assert b"eXIf" not in (tmp_path / "b.png").read_bytes()
