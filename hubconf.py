@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from m3snet import M3SNet
 
-dependencies = ["cv2", "numpy", "PIL", "safetensors", "tifffile", "torch", "tqdm", "yaml"]
+dependencies = ["cv2", "numpy", "PIL", "psutil", "safetensors", "tifffile", "torch", "tqdm", "yaml"]
 
 
 def m3snet(weights: str = "derain") -> M3SNet:

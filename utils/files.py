@@ -37,7 +37,7 @@ def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())  # or a power failure could leave an empty file under the final name
         temporary.replace(path)
     except OSError as error:
-        if error.filename in (None, str(temporary)):  # a full disk gives no name, and the other says nothing
+        if error.errno and error.filename in (None, str(temporary)):  # a full disk gives no name
             error.filename = str(path)
         raise
     finally:

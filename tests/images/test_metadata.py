@@ -34,7 +34,7 @@ def exif(orientation: int = 6) -> Image.Exif:
             ExifTags.Base.ExifImageHeight: 60,
         }
     )
-    place = {ExifTags.GPS.GPSLatitudeRef: "N", ExifTags.GPS.GPSLatitude: (48.0, 8.0, 0.0)}
+    place: dict[int, Any] = {ExifTags.GPS.GPSLatitudeRef: "N", ExifTags.GPS.GPSLatitude: (48.0, 8.0, 0.0)}
     found.get_ifd(ExifTags.IFD.GPSInfo).update(place)
     return found
 

@@ -410,7 +410,7 @@ def test_a_format_for_all(weights: str, photo: Path, tmp_path: Path, capsys: pyt
     assert np.array_equal(read_image(tmp_path / "out" / "photo.png"), Restorer(weights)(read_image(photo)))
     with pytest.raises(SystemExit, match="2"):
         main([*command, "xyz"])
-    assert "expected one of bmp, " in capsys.readouterr().err
+    assert "expected one of avif, " in capsys.readouterr().err
 
 
 def test_strength_and_ensemble_reach_the_network(weights: str, photo: Path, tmp_path: Path) -> None:
@@ -499,7 +499,7 @@ def test_a_suffix_says_what_out_is(weights: str, photo: Path, tmp_path: Path) ->
         main(["rain", str(photo), "-o", str(tmp_path / name), "--weights", weights])
 
     for name in ("out.xyz", "out.v2/", "photo.gif"):
-        with pytest.raises(UserError, match=r"unknown suffix; a file needs one of \.bmp, .*\.png, "):
+        with pytest.raises(UserError, match=r"unknown suffix; a file needs one of \.avif, .*\.png, "):
             run(name)
         assert not (tmp_path / name).exists()
     (tmp_path / "out.v2").mkdir()

@@ -305,7 +305,7 @@ def test_other_start_weights_are_said_to_have_no_effect(
     weights = tmp_path / "start.pth"
     weights.write_bytes((run / "model_best.pth").read_bytes())
     train(folder, tmp_path, OPTIM__NUM_EPOCHS=3, TRAINING__WEIGHTS=weights)
-    line = next(line for line in capsys.readouterr().out.splitlines() if "TRAINING.WEIGHTS" in line)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "TRAINING.WEIGHTS '' ->" in line)
     assert line.endswith("(of no effect: the weights are the checkpoint's)")
 
 

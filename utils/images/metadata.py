@@ -51,7 +51,7 @@ def read_metadata(picture: Image.Image, kind: str, data: bytes) -> Metadata:
         comment = info.get("comment")
         metadata = replace(metadata, comment=comment if isinstance(comment, bytes) else None, jpeg=_encoding(picture))
     elif kind == "PNG":
-        texts = [(key, text) for key, text in info.items() if isinstance(text, str) and key != _XMP]
+        texts = [(str(key), text) for key, text in info.items() if isinstance(text, str) and key != _XMP]
         xmp = info.get(_XMP)
         metadata = replace(
             metadata, texts=tuple(texts), xmp=metadata.xmp or (_xmp(xmp.encode()) if isinstance(xmp, str) else None)
@@ -128,7 +128,7 @@ def _encoding(picture: Image.Image) -> tuple[tuple[str, Any], ...]:
     sampling = JpegImagePlugin.get_sampling(picture) if picture.mode == "RGB" else -1
     if not tables or (picture.mode == "RGB" and sampling < 0):
         return ()
-    options = {"qtables": [list(tables[number]) for number in sorted(tables)][:2]}
+    options: dict[str, Any] = {"qtables": [list(tables[number]) for number in sorted(tables)][:2]}
     if picture.mode == "RGB":
         options["subsampling"] = sampling
     if picture.info.get("progressive"):
