@@ -76,5 +76,5 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 def test_only_images_are_written(tmp_path: Path) -> None:
     for image in (PHOTO.astype(np.float32), PHOTO[..., 0], np.zeros((3, 20, 20), np.uint8)):
-        with pytest.raises(ImageError, match=r"a\.png: expected an H x W x 3 uint8 image, found \("):
+        with pytest.raises(ImageError, match=r"a\.png: expected an H x W x 3 uint8 or uint16 image, found \("):
             write_image(tmp_path / "a.png", image)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from ..files import write_atomically
+from .deep import encode_png, encode_pnm, encode_tiff
 from .headers import ImageError, has_alpha, is_gray, load_file, open_header, orientation_of
 from .metadata import Metadata, options_for, read_metadata
 from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, to_srgb
@@ -26,7 +27,7 @@ READING = 2  # counts the changes of what `read_image` makes of a file: what was
 class Photograph:
     """What an image file holds."""
 
-    pixels: np.ndarray  # H x W x 3 uint8 RGB, upright, in the colours of `profile`
+    pixels: np.ndarray  # H x W x 3 uint8 or uint16 RGB, upright, in the colours of `profile`
     alpha: np.ndarray | None = None  # H x W uint8; None where all is opaque
     gray: bool = False  # one channel in the file; the three of `pixels` are equal
     profile: bytes | None = None  # ICC; None: sRGB
@@ -34,13 +35,15 @@ class Photograph:
     metadata: Metadata = field(default_factory=Metadata)
 
     def rgb(self) -> np.ndarray:
-        """The pixels in sRGB, without alpha: what images of different files have in common."""
+        """The pixels in sRGB and 8 bits, without alpha: what images of different files have in common."""
+        pixels = _to_8_bits(self.pixels)
         converted = self.profile is not None and not is_srgb(self.profile)
-        return to_srgb(self.pixels, self.profile) if converted and self.profile else self.pixels
+        return to_srgb(pixels, self.profile) if converted and self.profile else pixels
 
     def changes(self) -> list[str]:
         """What `rgb` is without, in words."""
-        found = [*self.notes]
+        found = ["16-bit rounded to 8"] * (self.pixels.dtype == np.uint16)
+        found += self.notes
         found += ["gray repeated to RGB"] * self.gray
         found += ["alpha dropped"] * (self.alpha is not None)
         if self.profile is not None and not is_srgb(self.profile):
@@ -58,19 +61,20 @@ class _Writer(NamedTuple):
     gray: bool = True
     colour: bool = True
     side: int = 1 << 20  # pixels
+    deep: bool = False  # 16 bits
 
 
 _JPEG = _Writer("JPEG", {"quality": 95}, profile=True, side=65_500)
-_TIFF = _Writer("TIFF", {"compression": "tiff_adobe_deflate"}, alpha=True, profile=True)
+_TIFF = _Writer("TIFF", {"compression": "tiff_adobe_deflate"}, alpha=True, profile=True, deep=True)
 _WRITERS = {
-    ".png": _Writer("PNG", {"compress_level": 1}, alpha=True, profile=True),
+    ".png": _Writer("PNG", {"compress_level": 1}, alpha=True, profile=True, deep=True),
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _JPEG),
     **dict.fromkeys((".tif", ".tiff"), _TIFF),
     ".webp": _Writer("WEBP", {"lossless": True}, alpha=True, profile=True, gray=False, side=16_383),
     ".avif": _Writer("AVIF", {"quality": 90, "subsampling": "4:4:4"}, alpha=True, profile=True, gray=False),
     ".bmp": _Writer("BMP"),
-    ".ppm": _Writer("PPM", gray=False),
-    ".pgm": _Writer("PPM", colour=False),
+    ".ppm": _Writer("PPM", gray=False, deep=True),
+    ".pgm": _Writer("PPM", colour=False, deep=True),
 }
 WRITTEN_SUFFIXES = frozenset(_WRITERS)
 
@@ -88,7 +92,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_photograph(path: str | Path) -> Photograph:
-    """Read an image with what it holds besides RGB; 16-bit values are rounded to 8, CMYK becomes RGB.
+    """Read an image with what it holds besides RGB, in 8 or 16 bits; CMYK becomes RGB.
 
     A JPEG is also refused when its data are too few or too many for its pixels (`utils.images.truncation`). Other
     damage inside a JPEG, WebP, AVIF or LZW-compressed TIFF may pass: they have no checksums.
@@ -139,7 +143,7 @@ def look_at(path: str | Path) -> tuple[int, int]:
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write an H x W x 3 uint8 sRGB image, whole or not at all (utils.files); missing folders are made.
+    """Write an H x W x 3 uint8 or uint16 sRGB image, whole or not at all (utils.files); missing folders are made.
 
     The suffix of `path` chooses the format.
 
@@ -153,32 +157,46 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 def write_photograph(path: str | Path, photograph: Photograph) -> None:
     """Write an image with its alpha, profile and metadata, a JPEG at the quality it came with; else as `write_image`.
 
-    Where the format holds no profile, or none for gray, the colours are converted to sRGB.
+    Where the format holds no profile, or none for gray, the colours are converted to sRGB; where it holds no 16 bits,
+    they are rounded to 8.
 
     Raises:
         ImageError, OSError: as `write_image`; or the format cannot hold what the photograph has.
     """
     path, image = Path(path), photograph.pixels
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ImageError(f"{path}: expected an H x W x 3 uint8 image, found {image.shape} {image.dtype}")
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(f"{path}: expected an H x W x 3 uint8 or uint16 image, found {image.shape} {image.dtype}")
     check_can_hold(path, photograph)
     writer = _WRITERS[path.suffix.lower()]
     gray = photograph.gray and writer.gray
     profile = photograph.profile if writer.profile and gray == photograph.gray else None
     pixels = image if profile == photograph.profile else photograph.rgb()
-    picture = Image.fromarray(np.ascontiguousarray(pixels[..., 1] if gray else pixels))
-    if photograph.alpha is not None:
-        picture.putalpha(Image.fromarray(photograph.alpha))
-    encoded = io.BytesIO()
+    if not writer.deep:
+        pixels = _to_8_bits(pixels)
     try:
-        options = {**writer.options, **options_for(photograph.metadata, writer.format, gray)}
-        if "qtables" in options:
-            del options["quality"]
-        picture.save(encoded, writer.format, **options, **({"icc_profile": profile} if profile else {}))
+        encoded = _encode(writer, replace(photograph, pixels=pixels, gray=gray, profile=profile))
     except (ValueError, OSError) as error:
         raise ImageError(f"{path}: could not be encoded as {writer.format} ({error})") from error
     with write_atomically(path) as file:
-        file.write(encoded.getbuffer())
+        file.write(encoded)
+
+
+def _encode(writer: _Writer, photograph: Photograph) -> bytes | memoryview:
+    pixels, alpha, gray, profile = photograph.pixels, photograph.alpha, photograph.gray, photograph.profile
+    options = options_for(photograph.metadata, writer.format, gray)
+    if pixels.dtype == np.uint16 and writer.format == "TIFF":
+        return encode_tiff(pixels, alpha, gray, profile, options)
+    options = {**writer.options, **options, **({"icc_profile": profile} if profile else {})}
+    if pixels.dtype == np.uint16:
+        return encode_png(pixels, alpha, gray, options) if writer.format == "PNG" else encode_pnm(pixels, gray)
+    picture = Image.fromarray(np.ascontiguousarray(pixels[..., 1] if gray else pixels))
+    if alpha is not None:
+        picture.putalpha(Image.fromarray(alpha))
+    if "qtables" in options:
+        del options["quality"]
+    written = io.BytesIO()
+    picture.save(written, writer.format, **options)
+    return written.getbuffer()
 
 
 def check_can_hold(path: Path, photograph: Photograph) -> None:
@@ -229,13 +247,11 @@ def _metadata_of_tiff(path: Path, data: bytes, tiff: TiffImage) -> Metadata:
 def _from_tifffile(tiff: TiffImage) -> Photograph:
     array = tiff.array
     assert array is not None
-    notes = _deep_note(array)
-    array = _to_8_bits(array)
     channels = np.atleast_3d(array)
     gray = channels.shape[2] < 3
     colours = np.repeat(channels[..., :1], 3, axis=2) if gray else channels[..., :3]
-    alpha = channels[..., -1] if channels.shape[2] in (2, 4) else None
-    return _photograph(np.ascontiguousarray(colours), gray, alpha, tiff.profile, notes)
+    alpha = _to_8_bits(channels[..., -1]) if channels.shape[2] in (2, 4) else None
+    return _photograph(np.ascontiguousarray(colours), gray, alpha, tiff.profile)
 
 
 def _decode_with_opencv(path: Path, data: bytes) -> np.ndarray:
@@ -280,19 +296,15 @@ def _alpha(path: Path, picture: ImageFile.ImageFile) -> np.ndarray | None:
 def _photograph(
     pixels: np.ndarray, gray: bool, alpha: np.ndarray | None, profile: bytes | None, notes: tuple[str, ...] = ()
 ) -> Photograph:
-    """Decoded pixels as a photograph: 8 bits, alpha where something is transparent, a profile where it serves."""
+    """Decoded pixels as a photograph: alpha where something is transparent, a profile where it serves."""
     mode = mode_of(profile) if profile else ""
     return Photograph(
-        np.require(_to_8_bits(pixels), requirements=["C", "W"]),  # Pillow's and tifffile's may not be written to
+        np.require(pixels, requirements=["C", "W"]),  # Pillow's and tifffile's may not be written to
         alpha if alpha is not None and alpha.min() < 255 else None,
         gray and mode != "RGB",  # gray in the colours of an RGB profile is written as it is meant, as RGB
         profile if mode == "RGB" or (mode == "L" and gray) else None,
-        (*_deep_note(pixels), *notes),
+        notes,
     )
-
-
-def _deep_note(pixels: np.ndarray) -> tuple[str, ...]:
-    return ("16-bit rounded to 8",) * (pixels.dtype == np.uint16)
 
 
 def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
