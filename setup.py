@@ -22,6 +22,7 @@ FOLDERS = (
     "tools",
 )
 NOT_INSTALLED = ("setup", "hubconf")  # of the modules beside this one
+HEIC = ["pillow-heif>=0.22"]
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 FAST = ["openvino>=2025.0"]
 FIG = ["matplotlib>=3.8"]
@@ -80,6 +81,7 @@ setup(
             *EXPORT,
             *FAST,
             *FIG,
+            *HEIC,
             *VIDEO,
         ],
         "dev": ["ruff>=0.6", "mypy>=1.11"],
@@ -93,6 +95,8 @@ setup(
         "export": EXPORT,
         # export.py --format openvino, and the backend openvino
         "fast": FAST,
+        # photographs of telephones
+        "heic": HEIC,
         # restore.py reads and writes videos with it.
         "video": VIDEO,
         # fig/*.py

@@ -25,7 +25,7 @@ for name, module in list(sys.modules.items()):
             names |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
             names |= {node.module} if isinstance(node, ast.ImportFrom) and not node.level else set()
 names = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"m3snet"}
-names -= {"onnxruntime", "onnxscript", "openvino"}  # of extras, and imported where they are asked for
+names -= {"onnxruntime", "onnxscript", "openvino", "pillow_heif"}  # of extras, and imported where they are asked for
 assert names == set(hubconf.dependencies), names ^ set(hubconf.dependencies)
 """
 

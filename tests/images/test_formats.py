@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from m3snet.utils.images import IMAGE_SUFFIXES, ImageError, is_image, read_image, read_photograph
+from m3snet.utils.images import (
+    IMAGE_SUFFIXES,
+    ImageError,
+    is_image,
+    look_at,
+    read_image,
+    read_photograph,
+    write_image,
+)
 
 CASES = Path(__file__).parents[1] / "cases"
 PHOTO = data.astronaut()[100:160, 150:230]
@@ -74,10 +83,26 @@ def test_the_previews_in_a_telephones_jpeg_are_no_animation(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["photo.heic", "photo.jpg", "photo.HEIF"])
-def test_heic_is_called_by_its_name(name: str, tmp_path: Path) -> None:
+def test_heic_is_read_whatever_its_name(name: str, tmp_path: Path) -> None:
+    import pillow_heif
+
     shutil.copy(CASES / "photo.heic", tmp_path / name)
-    with pytest.raises(ImageError, match=rf"{name}: a HEIC file, which is not read; convert it to PNG"):
+    right = np.asarray(pillow_heif.open_heif(CASES / "photo.heic").to_pillow().convert("RGB"))
+    assert np.array_equal(read_image(tmp_path / name), right)
+    assert look_at(tmp_path / name) == right.shape[1::-1]
+    cut = (CASES / "photo.heic").read_bytes()
+    (tmp_path / name).write_bytes(cut[: len(cut) // 2])
+    with pytest.raises(ImageError, match=rf"{name}: damaged or cut off"):
         read_image(tmp_path / name)
+
+
+def test_heic_without_its_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"photo\.heic: HEIC needs pillow-heif; pip install 'm3snet\[heic\]'$"):
+        read_image(CASES / "photo.heic")
+    with pytest.raises(ImageError, match="HEIC needs pillow-heif"):
+        write_image(tmp_path / "a.heic", PHOTO)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 from ..cli import UserError
 
 IMAGE_SUFFIXES = frozenset({
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".gif", ".ppm", ".pgm", ".pbm",
-    ".pnm",
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
 _RAW_SUFFIX = re.compile(
     r"\.(3fr|arw|cr[23w]|dcr|dng|erf|iiq|kdc|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|x3f)", re.IGNORECASE
@@ -72,7 +72,7 @@ _SIGNATURES = (  # place, bytes, format
 )
 _BRANDS = (  # of files that begin with ftyp
     ((b"avif", b"avis"), "AVIF"),
-    ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC file"),
+    ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
     ((b"crx ",), "raw file of a camera"),
 )
 _ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
@@ -114,7 +114,7 @@ def load_file(path: Path) -> tuple[str, bytes]:
                 kind = "raw file of a camera"
             if kind is None:
                 raise ImageError(f"{path}: not an image, or one of an unknown format")
-            if kind not in _PLUGINS:
+            if kind not in (*_PLUGINS, "HEIC"):
                 way = "" if kind == "video" else "; convert it to PNG, TIFF or JPEG first"
                 raise ImageError(f"{path}: a {kind}, which is not read{way}")
             size = os.fstat(file.fileno()).st_size
@@ -132,14 +132,30 @@ def open_header(path: Path, kind: str, data: bytes) -> ImageFile.ImageFile:
         ImageError: the header is damaged, the image too large, or there are several (of TIFF: utils.images.tiff).
     """
     try:
-        picture = _PLUGINS[kind](io.BytesIO(data))
+        picture = (load_heif() if kind == "HEIC" else _PLUGINS[kind])(io.BytesIO(data))
         frames = 1 if kind == "TIFF" else getattr(picture, "n_frames", 1)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
     except Exception as error:  # what damaged bytes make Pillow raise has no end
-        raise ImageError(f"{path}: damaged or cut off ({error})") from error
+        raise ImageError(f"{path}: damaged or cut off ({str(error).strip()})") from error
     if frames > 1:
         raise ImageError(f"{path}: an animation of {frames} pictures; save one of them as a file of its own")
     check_size(path, *picture.size)
     return picture
+
+
+def load_heif() -> type[ImageFile.ImageFile]:
+    """What reads HEIC files, and turns them upright; Pillow can write them afterwards.
+
+    Raises:
+        ImageError: the extra `heic` is not installed.
+    """
+    try:
+        from pillow_heif import HeifImageFile, register_heif_opener
+    except ImportError as error:
+        raise ImageError("HEIC needs pillow-heif; pip install 'm3snet[heic]'") from error
+    register_heif_opener(thumbnails=False)
+    return HeifImageFile
 
 
 def max_pixels() -> int:

@@ -64,14 +64,14 @@ def read_metadata(picture: Image.Image, kind: str, data: bytes) -> Metadata:
 def options_for(metadata: Metadata, format_: str, gray: bool) -> dict[str, Any]:
     """Pillow's options that write the metadata into a file of one format, as far as it holds them."""
     options: dict[str, Any] = {}
-    if format_ in ("JPEG", "PNG", "WEBP", "AVIF") and metadata.exif:
+    if format_ in ("JPEG", "PNG", "WEBP", "AVIF", "HEIF") and metadata.exif:
         options["exif"] = metadata.exif
     elif format_ == "TIFF" and metadata.exif:  # Pillow cannot compress a TIFF with directories in it
         whole, titles = Image.Exif(), Image.Exif()
         whole.load(metadata.exif)
         titles.update({tag: whole[tag] for tag in _TITLES if tag in whole})
         options["exif"] = titles
-    if format_ in ("JPEG", "WEBP", "AVIF") and metadata.xmp:
+    if format_ in ("JPEG", "WEBP", "AVIF", "HEIF") and metadata.xmp:
         options["xmp"] = metadata.xmp
     if format_ in ("JPEG", "PNG", "TIFF") and metadata.dpi:
         options["dpi"] = metadata.dpi

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 
 from ..files import write_atomically
 from .deep import encode_png, encode_pnm, encode_tiff
-from .headers import ImageError, has_alpha, is_gray, load_file, open_header, orientation_of
+from .headers import ImageError, has_alpha, is_gray, load_file, load_heif, open_header, orientation_of
 from .metadata import Metadata, options_for, read_metadata
 from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, to_srgb
 from .tiff import TiffImage, read_tiff
@@ -66,12 +66,14 @@ class _Writer(NamedTuple):
 
 _JPEG = _Writer("JPEG", {"quality": 95}, profile=True, side=65_500)
 _TIFF = _Writer("TIFF", {"compression": "tiff_adobe_deflate"}, alpha=True, profile=True, deep=True)
+_HEIF = _Writer("HEIF", {"quality": 90, "chroma": 444}, alpha=True, profile=True, gray=False)
 _WRITERS = {
     ".png": _Writer("PNG", {"compress_level": 1}, alpha=True, profile=True, deep=True),
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _JPEG),
     **dict.fromkeys((".tif", ".tiff"), _TIFF),
     ".webp": _Writer("WEBP", {"lossless": True}, alpha=True, profile=True, gray=False, side=16_383),
     ".avif": _Writer("AVIF", {"quality": 90, "subsampling": "4:4:4"}, alpha=True, profile=True, gray=False),
+    **dict.fromkeys((".heic", ".heif"), _HEIF),
     ".bmp": _Writer("BMP"),
     ".ppm": _Writer("PPM", gray=False, deep=True),
     ".pgm": _Writer("PPM", colour=False, deep=True),
@@ -109,7 +111,7 @@ def read_photograph(path: str | Path) -> Photograph:
         end = find_end(path, kind, data)
         picture = open_header(path, kind, data)
         cmyk = picture.mode == "CMYK" and mode_of(picture.info.get("icc_profile", b"")) == "CMYK"
-        if kind in ("AVIF", "GIF") or cmyk:
+        if kind in ("AVIF", "HEIC", "GIF") or cmyk:
             photograph = _decode_with_pillow(path, picture)
         else:
             pixels = _decode_with_opencv(path, data)
@@ -208,6 +210,11 @@ def check_can_hold(path: Path, photograph: Photograph) -> None:
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise ImageError(f"{path}: images cannot be written as '{path.suffix}'; use .png")
+    if writer.format == "HEIF":
+        try:
+            load_heif()
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
     if photograph.alpha is not None and not writer.alpha:
         raise ImageError(f"{path}: the photograph is transparent in part, which {writer.format} cannot hold; use .png")
     if not photograph.gray and not writer.colour:
