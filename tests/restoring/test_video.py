@@ -618,7 +618,7 @@ def test_restore_takes_videos_and_folders_that_hold_them(
         assert files == ["a-compare.jpg", "a.jpg", "day/b.mov"]
     for photo, target, words in (
         (source, "out.png", r"out\.png: unknown suffix; a file needs one of \.m4v, \.mkv, \.mov, \.mp4, \.webm"),
-        (folder / "a.png", "out.mp4", r"out\.mp4: unknown suffix; a file needs one of \.bmp"),
+        (folder / "a.png", "out.mp4", r"out\.mp4: unknown suffix; a file needs one of \.avif"),
         (folder, "out.mp4", r"out\.mp4 is one file; 3 files need a folder"),
         (source, "-", "a video needs names of files"),
     ):
