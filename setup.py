@@ -22,6 +22,7 @@ FOLDERS = (
     "tools",
 )
 NOT_INSTALLED = ("setup", "hubconf")  # of the modules beside this one
+HUB = ["huggingface_hub>=0.25"]
 HEIC = ["pillow-heif>=0.22"]
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 FAST = ["openvino>=2025.0"]
@@ -82,6 +83,7 @@ setup(
             *FAST,
             *FIG,
             *HEIC,
+            *HUB,
             *VIDEO,
         ],
         "dev": ["ruff>=0.6", "mypy>=1.11"],
@@ -95,6 +97,8 @@ setup(
         "export": EXPORT,
         # export.py --format openvino, and the backend openvino
         "fast": FAST,
+        # models/hub.py
+        "hub": HUB,
         # photographs of telephones
         "heic": HEIC,
         # restore.py reads and writes videos with it.
