@@ -139,7 +139,8 @@ def open_header(path: Path, kind: str, data: bytes) -> ImageFile.ImageFile:
     except Exception as error:  # what damaged bytes make Pillow raise has no end
         raise ImageError(f"{path}: damaged or cut off ({str(error).strip()})") from error
     if frames > 1:
-        raise ImageError(f"{path}: an animation of {frames} pictures; save one of them as a file of its own")
+        what = "a file" if kind == "HEIC" else "an animation"
+        raise ImageError(f"{path}: {what} of {frames} pictures; save one of them as a file of its own")
     check_size(path, *picture.size)
     return picture
 

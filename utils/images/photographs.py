@@ -20,6 +20,7 @@ from .truncation import check_data, find_end
 
 cv2.utils.logging.setLogLevel(0)  # it prints what it also raises
 
+_ROWS = 256  # converted at a time
 READING = 2  # counts the changes of what `read_image` makes of a file: what was read before one is out of date
 
 
@@ -315,7 +316,13 @@ def _photograph(
 
 
 def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    return np.round(pixels / 257.0).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    """The nearest of 256 levels; a few rows at a time, or a large photograph would need much memory."""
+    if pixels.dtype != np.uint16:
+        return pixels
+    rounded = np.empty(pixels.shape, np.uint8)
+    for first in range(0, len(pixels), _ROWS):
+        rounded[first : first + _ROWS] = (pixels[first : first + _ROWS].astype(np.uint32) + 128) // 257
+    return rounded
 
 
 def _upright(photograph: Photograph, orientation: int) -> Photograph:

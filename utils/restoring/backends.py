@@ -37,8 +37,11 @@ def fused(model: M3SNet, dtype: torch.dtype) -> Network:
 
 
 def compiled(model: M3SNet, dtype: torch.dtype) -> Network:
-    """The inference form through torch.compile: minutes for the first image, and again for a second size."""
-    return torch.compile(fuse(model, dtype))
+    """The inference form through torch.compile: minutes for the first image, and again for every other size.
+
+    Not for all sizes at once: the expressions for heights and widths that are padded and cut keep sympy busy for ever.
+    """
+    return torch.compile(fuse(model, dtype), dynamic=False)
 
 
 def openvino(model: M3SNet, dtype: torch.dtype) -> Network:
