@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from m3snet.models import apply_tlc, load_model
+from m3snet.models.exported import SMALLEST_SIDE
 from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.files import check_outputs
 from m3snet.utils.restoring.exports import SUFFIXES, export, facts_of, open_export
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the file that the command line describes, run it, and compare it with PyTorch.
 
     Raises:
-        UserError, OSError: it cannot be made, or computes something else; then there is no file.
+        UserError, OSError: it cannot be made, or computes something else; then nothing is written.
     """
     args = parse(argv)
     name = Path(args.weights).stem
@@ -33,15 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.tlc:
         model = apply_tlc(model, model.patch_size or PUBLISHED_PATCH)
     facts = facts_of(model, name, args.precision)
-    export(model, facts, args.format, path)
-    window = f"TLC window {facts.window}" if facts.window else "without TLC"
-    print(f"{path}: {name}, {args.precision}, {window}, any height and width from 17 pixels", flush=True)
-    try:
-        compare(path, model, facts.window or 64, MOST_LEVELS[args.precision])
-    except Exception:
-        for file in files:
-            file.unlink(missing_ok=True)
-        raise
+    window, most = facts.window or 64, MOST_LEVELS[args.precision]
+    export(model, facts, args.format, path, lambda made: compare(made, model, window, most))
+    pooling = f"TLC window {facts.window}" if facts.window else "without TLC"
+    print(f"written: {path}: {name}, {args.precision}, {pooling}, any height and width from {SMALLEST_SIDE} pixels")
 
 
 def compare(path: Path, model: torch.nn.Module, window: int, most: float) -> None:
@@ -55,9 +51,9 @@ def compare(path: Path, model: torch.nn.Module, window: int, most: float) -> Non
         image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(height))
         with torch.inference_mode():
             levels = 255 * (network(image) - model(image)).clamp(-1, 1).abs().max().item()
-        print(f"  {width} x {height}: at most {levels:.4f} grey levels from PyTorch", flush=True)
+        print(f"{width} x {height}: at most {levels:.4f} grey levels from PyTorch", flush=True)
         if not levels <= most:
-            raise UserError(f"{path}: computes something else than PyTorch, and was removed")
+            raise UserError(f"{path.name}: computes something else than PyTorch, and is not written")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -132,7 +132,7 @@ class FusedBlock(nn.Module):
         inside = self._scales(window_means(y, rows, columns))
         down, right = height - inside.shape[2], width - inside.shape[3]
         above, left = min((rows - 1) // 2, down), min((columns - 1) // 2, right)
-        if len(y) == 1 and _has_kernels(y):
+        if len(y) == 1 and _has_kernels(y) and y.permute(0, 2, 3, 1).is_contiguous():
             factors = inside.permute(0, 2, 3, 1)[0].contiguous()
 
             def scale(part: torch.Tensor, first: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ A module of its own, because huggingface_hub takes as long to import as a photog
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from huggingface_hub import PyTorchModelHubMixin
 
@@ -24,21 +24,13 @@ class PretrainedM3SNet(
 ):
     """An M3SNet whose sizes and training patch lie beside its weights; see huggingface_hub's PyTorchModelHubMixin.
 
-    Args: those of M3SNet, and the side in pixels of the patches that it was trained on: TLC's windows follow from it.
+    Args:
+        patch_size: side in pixels of the patches that it was trained on; TLC's windows follow from it.
+        sizes: the arguments of M3SNet.
     """
 
-    def __init__(
-        self,
-        img_channel: int = 3,
-        width: int = 32,
-        middle_blk_num: int = 1,
-        enc_blk_nums: Sequence[int] = (1, 1, 1, 28),
-        dec_blk_nums: Sequence[int] = (1, 1, 1, 1),
-        ffm: bool = True,
-        mhamb: bool = True,
-        patch_size: int | None = None,
-    ) -> None:
-        super().__init__(img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums, ffm, mhamb)
+    def __init__(self, patch_size: int | None = None, **sizes: Any) -> None:
+        super().__init__(**sizes)
         self.patch_size = patch_size
 
     @classmethod

@@ -141,6 +141,11 @@ def _read(path: Path) -> tuple[Any, int | None]:
     """What a file holds, on the CPU; and the size of the patches that it was trained on, if it says that."""
     content: Any
     patch_size: Any
+    if path.suffix == ".pt2":  # torch.export.load falls back to pickles
+        raise WeightsError(
+            f"{path}: refused: a file of torch.export can run code; take the weights that it was made of, or export "
+            "them to ONNX or OpenVINO"
+        )
     try:
         if _is_safetensors(path):
             with safe_open(path, "pt") as file:

@@ -70,8 +70,8 @@ BACKENDS: dict[str, Callable[[M3SNet, torch.dtype], Network]] = {
     "openvino": openvino,
     "onnxruntime": onnxruntime,
 }
-_BACKEND_OF = {SUFFIXES["openvino"]: "openvino", SUFFIXES["onnx"]: "onnxruntime", SUFFIXES["torch-export"]: "torch"}
-EXPORTED = frozenset(_BACKEND_OF)  # suffixes of files of export.py
+_BACKEND_OF = {SUFFIXES["openvino"]: "openvino", SUFFIXES["onnx"]: "onnxruntime"}  # a .pt2 could run code
+EXPORTED = frozenset(_BACKEND_OF)  # suffixes of files of export.py that are opened
 _SHORT = ("torch", "compile", "openvino")  # backends that compute in bfloat16
 
 

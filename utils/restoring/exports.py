@@ -51,8 +51,12 @@ def facts_of(model: M3SNet, weights: str, precision: str) -> Facts:
     return Facts(weights, digest.hexdigest(), width, levels, window, model.patch_size, precision)
 
 
-def export(model: M3SNet, facts: Facts, kind: str, path: Path) -> None:
+def export(
+    model: M3SNet, facts: Facts, kind: str, path: Path, check: Callable[[Path], None] | None = None
+) -> None:
     """Write `model` to `path`, whole or not at all; OpenVINO's .bin lies beside its .xml.
+
+    `check` is given the file before it gets its name; what it raises leaves what was there.
 
     Raises:
         ExportError: a package that this kind needs is not installed.
@@ -65,26 +69,28 @@ def export(model: M3SNet, facts: Facts, kind: str, path: Path) -> None:
     example = torch.rand(1, 3, 70, 90)
     content = json.dumps(asdict(facts))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         made = Path(folder) / path.name
-        with torch.no_grad():
+        with _quiet(), torch.no_grad():
             program = torch.export.export(network, (example,), dynamic_shapes={"image": dynamic})
-        if kind == "torch-export":
-            torch.export.save(program, made, extra_files={_KEY: content})
-        elif kind == "onnx":
-            with _extra("export"):
-                import onnxscript  # noqa: F401, torch.onnx imports it
-            onnx_program: Any = torch.onnx.export(
-                program, (example,), dynamo=True, input_names=["image"], output_names=["restored"], verbose=False
-            )
-            onnx_program.model.metadata_props[_KEY] = content
-            onnx_program.save(made)
-        else:
-            with _extra("fast"):
-                import openvino
-            converted = openvino.convert_model(program, example_input=(example,))
-            converted.set_rt_info(content, _KEY)
-            openvino.save_model(converted, made, compress_to_fp16=facts.precision == "float16")
+            if kind == "torch-export":
+                torch.export.save(program, made, extra_files={_KEY: content})
+            elif kind == "onnx":
+                with _extra("export"):
+                    import onnxscript  # noqa: F401, torch.onnx imports it
+                onnx_program: Any = torch.onnx.export(
+                    program, (example,), dynamo=True, input_names=["image"], output_names=["restored"], verbose=False
+                )
+                onnx_program.model.metadata_props[_KEY] = content
+                onnx_program.save(made)
+            else:
+                with _extra("fast"):
+                    import openvino
+                converted = openvino.convert_model(program, example_input=(example,))
+                converted.set_rt_info(content, _KEY)
+                openvino.save_model(converted, made, compress_to_fp16=facts.precision == "float16")
+        if check:
+            check(made)
         for file in sorted(Path(folder).iterdir()):  # the .bin before the .xml that names it
             file.replace(path.parent / file.name)
 
@@ -92,7 +98,8 @@ def export(model: M3SNet, facts: Facts, kind: str, path: Path) -> None:
 def open_export(path: Path, precision: str = "float32") -> tuple[Network, Facts]:
     """A file that `export` wrote, as a function of N x 3 x H x W float32 tensors on the CPU; and its facts.
 
-    `precision` is what OpenVINO computes in: float32 or bfloat16. The other kinds compute as they were exported.
+    `precision` is what OpenVINO computes in: float32 or bfloat16. The other kinds compute as they were exported. A .pt2
+    can run code of whoever made it, as torch.export.load says: open none but your own.
 
     Raises:
         ExportError: not such a file, or a package that it needs is not installed.
