@@ -191,20 +191,11 @@ def has_alpha(picture: Image.Image) -> bool:
     return picture.mode in _ALPHA or "transparency" in picture.info
 
 
-def is_gray(picture: Image.Image) -> bool:
-    """Whether the file has one channel, besides alpha."""
+def is_gray(picture: Image.Image, data: bytes = b"") -> bool:
+    """Whether a file of these `data` has one channel, besides alpha."""
+    if isinstance(picture, PngImageFile):  # to Pillow, gray and alpha of 16 bits are RGBA
+        return data[25:26] in (b"\0", b"\4")
     return picture.mode in _GRAY
-
-
-def orientation_of(picture: Image.Image, data: bytes) -> int:
-    """How to turn an image upright: EXIF's 1 to 8."""
-    if "exif" not in picture.info and not (isinstance(picture, PngImageFile) and b"eXIf" in data):
-        return 1  # otherwise Pillow would decode a PNG, since the chunk may come behind the pixels
-    try:
-        value = picture.getexif().get(0x0112, 1)
-    except Exception:  # a damaged EXIF is no reason to refuse an image
-        return 1
-    return value if value in range(1, 9) else 1
 
 
 def _identify(start: bytes) -> str | None:

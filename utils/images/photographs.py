@@ -12,8 +12,8 @@ from PIL import Image, ImageFile
 
 from ..files import write_atomically
 from .deep import encode_png, encode_pnm, encode_tiff
-from .headers import ImageError, has_alpha, is_gray, load_file, load_heif, open_header, orientation_of
-from .metadata import Metadata, options_for, read_metadata
+from .headers import ImageError, has_alpha, is_gray, load_file, load_heif, open_header
+from .metadata import Metadata, add_to_tiff, options_for, orientation_of, read_metadata, read_tiff_metadata
 from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, to_srgb
 from .tiff import TiffImage, read_tiff
 from .truncation import check_data, find_end
@@ -29,7 +29,7 @@ class Photograph:
     """What an image file holds."""
 
     pixels: np.ndarray  # H x W x 3 uint8 or uint16 RGB, upright, in the colours of `profile`
-    alpha: np.ndarray | None = None  # H x W uint8; None where all is opaque
+    alpha: np.ndarray | None = None  # H x W, of the type of `pixels`; None where all is opaque
     gray: bool = False  # one channel in the file; the three of `pixels` are equal
     profile: bytes | None = None  # ICC; None: sRGB
     notes: tuple[str, ...] = ()  # what was changed while it was read
@@ -115,8 +115,10 @@ def read_photograph(path: str | Path) -> Photograph:
         if kind in ("AVIF", "HEIC", "GIF") or cmyk:
             photograph = _decode_with_pillow(path, picture)
         else:
-            pixels = _decode_with_opencv(path, data)
-            photograph = _photograph(pixels, is_gray(picture), _alpha(path, picture), picture.info.get("icc_profile"))
+            pixels, alpha = _decode_with_opencv(path, data, alpha=kind == "PNG" and picture.mode in ("RGBA", "LA"))
+            if alpha is None:
+                alpha = _alpha(path, picture, pixels)
+            photograph = _photograph(pixels, is_gray(picture, data), alpha, picture.info.get("icc_profile"))
             if picture.mode == "CMYK":
                 photograph = replace(photograph, profile=None, notes=("CMYK converted to RGB",))
         if kind == "JPEG":
@@ -176,30 +178,37 @@ def write_photograph(path: str | Path, photograph: Photograph) -> None:
     pixels = image if profile == photograph.profile else photograph.rgb()
     if not writer.deep:
         pixels = _to_8_bits(pixels)
+    alpha = photograph.alpha if pixels.dtype == np.uint16 or photograph.alpha is None else _to_8_bits(photograph.alpha)
     try:
-        encoded = _encode(writer, replace(photograph, pixels=pixels, gray=gray, profile=profile))
+        encoded = _encode(writer, replace(photograph, pixels=pixels, alpha=alpha, gray=gray, profile=profile))
     except (ValueError, OSError) as error:
         raise ImageError(f"{path}: could not be encoded as {writer.format} ({error})") from error
     with write_atomically(path) as file:
-        file.write(encoded)
+        file.write(encoded.getbuffer())
 
 
-def _encode(writer: _Writer, photograph: Photograph) -> bytes | memoryview:
+def _encode(writer: _Writer, photograph: Photograph) -> io.BytesIO:
     pixels, alpha, gray, profile = photograph.pixels, photograph.alpha, photograph.gray, photograph.profile
-    options = options_for(photograph.metadata, writer.format, gray)
-    if pixels.dtype == np.uint16 and writer.format == "TIFF":
-        return encode_tiff(pixels, alpha, gray, profile, options)
-    options = {**writer.options, **options, **({"icc_profile": profile} if profile else {})}
-    if pixels.dtype == np.uint16:
-        return encode_png(pixels, alpha, gray, options) if writer.format == "PNG" else encode_pnm(pixels, gray)
-    picture = Image.fromarray(np.ascontiguousarray(pixels[..., 1] if gray else pixels))
-    if alpha is not None:
-        picture.putalpha(Image.fromarray(alpha))
-    if "qtables" in options:
-        del options["quality"]
+    metadata, deep = photograph.metadata, pixels.dtype == np.uint16
+    options = {**writer.options, **options_for(metadata, writer.format, gray)}
+    options |= {"icc_profile": profile} if profile else {}
     written = io.BytesIO()
-    picture.save(written, writer.format, **options)
-    return written.getbuffer()
+    if deep and writer.format == "PNG":
+        return encode_png(pixels, alpha, gray, options)
+    if deep and writer.format == "PPM":
+        return encode_pnm(pixels, gray)
+    if deep:
+        written = encode_tiff(pixels, alpha, gray, profile, options.get("dpi"))
+    else:
+        picture = Image.fromarray(np.ascontiguousarray(pixels[..., 1] if gray else pixels))
+        if alpha is not None:
+            picture.putalpha(Image.fromarray(alpha))
+        if "qtables" in options:
+            del options["quality"]
+        picture.save(written, writer.format, **options)
+    if writer.format == "TIFF":
+        add_to_tiff(written, metadata)
+    return written
 
 
 def check_can_hold(path: Path, photograph: Photograph) -> None:
@@ -228,28 +237,18 @@ def _read_tiff(path: Path, data: bytes) -> Photograph:
     """OpenCV and Pillow turn TIFF files upright themselves."""
     tiff = read_tiff(path, data)
     if tiff.array is not None:
-        photograph = replace(_from_tifffile(tiff), metadata=_metadata_of_tiff(path, data, tiff))
+        photograph = replace(_from_tifffile(tiff), metadata=read_tiff_metadata(data, tiff.place))
         return _upright(photograph, tiff.orientation)
     picture = open_header(path, "TIFF", data)
     if tiff.page < 0 or (tiff.deep and (tiff.odd or tiff.page > 0)):
         raise ImageError(f"{path}: a TIFF of a rare layout; save it without compression, or as PNG")
     if tiff.deep:
-        pixels = _decode_with_opencv(path, data)
+        pixels, _ = _decode_with_opencv(path, data)
         photograph = _photograph(pixels, is_gray(picture), None, tiff.profile)
     else:
         picture.seek(tiff.page)
         photograph = _decode_with_pillow(path, picture)
-    return replace(photograph, metadata=_metadata_of_tiff(path, data, tiff))
-
-
-def _metadata_of_tiff(path: Path, data: bytes, tiff: TiffImage) -> Metadata:
-    """Nothing where Pillow cannot read a file that tifffile can."""
-    try:
-        picture = open_header(path, "TIFF", data)
-        picture.seek(max(tiff.page, 0))
-    except (ImageError, EOFError):
-        return Metadata()
-    return read_metadata(picture, "TIFF", data)
+    return replace(photograph, metadata=read_tiff_metadata(data, tiff.place))
 
 
 def _from_tifffile(tiff: TiffImage) -> Photograph:
@@ -258,23 +257,25 @@ def _from_tifffile(tiff: TiffImage) -> Photograph:
     channels = np.atleast_3d(array)
     gray = channels.shape[2] < 3
     colours = np.repeat(channels[..., :1], 3, axis=2) if gray else channels[..., :3]
-    alpha = _to_8_bits(channels[..., -1]) if channels.shape[2] in (2, 4) else None
+    alpha = channels[..., -1] if channels.shape[2] in (2, 4) else None
     return _photograph(np.ascontiguousarray(colours), gray, alpha, tiff.profile)
 
 
-def _decode_with_opencv(path: Path, data: bytes) -> np.ndarray:
-    """H x W x 3 RGB, uint8 or uint16, not turned upright but for TIFF."""
+def _decode_with_opencv(path: Path, data: bytes, alpha: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """H x W x 3 RGB, uint8 or uint16, not turned upright but for TIFF; and `alpha`, where that is asked for."""
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         # Not cv2.imread: it returns None for every reason, and cannot open non-ASCII paths on Windows.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if alpha else flags)
     except cv2.error as error:
         raise ImageError(f"{path}: cannot be decoded ({error.err})") from error
     if image is None:
         raise ImageError(f"{path}: damaged or cut off")
     if image.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{path}: {image.dtype} pixels; expected an 8- or 16-bit image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if alpha:
+        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB), image[..., 3].copy()
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), None
 
 
 def _decode_with_pillow(path: Path, picture: ImageFile.ImageFile) -> Photograph:
@@ -287,12 +288,15 @@ def _decode_with_pillow(path: Path, picture: ImageFile.ImageFile) -> Photograph:
         raise
     except Exception as error:  # what damaged bytes make Pillow raise has no end
         raise ImageError(f"{path}: damaged or cut off ({error})") from error
-    return _photograph(pixels, is_gray(picture), _alpha(path, picture), profile)
+    return _photograph(pixels, is_gray(picture), _alpha(path, picture, pixels), profile)
 
 
-def _alpha(path: Path, picture: ImageFile.ImageFile) -> np.ndarray | None:
+def _alpha(path: Path, picture: ImageFile.ImageFile, pixels: np.ndarray) -> np.ndarray | None:
     if not has_alpha(picture):
         return None
+    if pixels.dtype == np.uint16:  # of a PNG in which one colour is transparent
+        opaque = (pixels != np.uint16(picture.info["transparency"])).any(axis=2)
+        return opaque * np.uint16(65535)
     try:
         return np.asarray(picture.convert("RGBA").getchannel("A"))
     except MemoryError:
@@ -308,7 +312,7 @@ def _photograph(
     mode = mode_of(profile) if profile else ""
     return Photograph(
         np.require(pixels, requirements=["C", "W"]),  # Pillow's and tifffile's may not be written to
-        alpha if alpha is not None and alpha.min() < 255 else None,
+        alpha if alpha is not None and alpha.min() < np.iinfo(alpha.dtype).max else None,
         gray and mode != "RGB",  # gray in the colours of an RGB profile is written as it is meant, as RGB
         profile if mode == "RGB" or (mode == "L" and gray) else None,
         notes,

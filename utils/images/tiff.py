@@ -30,7 +30,8 @@ class TiffImage(NamedTuple):
     width: int
     height: int
     array: np.ndarray | None  # H x W or H x W x samples, 0 is black; None: another decoder is needed
-    page: int  # its place in the file; -1: it is below a page
+    page: int  # its number; -1: it is below a page
+    place: int  # of its directory in the file
     deep: bool  # more than 8 bits
     odd: bool  # planar, or zero is white
     orientation: int  # EXIF's
@@ -95,6 +96,7 @@ def _read_page(path: Path, page: TiffPage, index: int, size: int, decode: bool) 
         page.imagelength,
         _decode(page) if mine and decode else None,
         index,
+        page.offset,
         page.bitspersample > 8,
         page.planarconfig == 2 or page.photometric == _WHITE_IS_ZERO,
         orientation.value if orientation and orientation.value in range(1, 9) else 1,
