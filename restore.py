@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from m3snet.models.weights import find_weights, released
-from m3snet.utils.cli import UserError, run_program
+from m3snet.utils.cli import UserError, run_program, warn
 from m3snet.utils.files import check_outputs
 from m3snet.utils.images import (
     WRITTEN_SUFFIXES,
@@ -117,7 +117,8 @@ def restore_file(restorer: Restorer, job: Job, overwrite: bool = False) -> str:
         frames = restore_video(restorer, job.photo, job.out)
         return f"{job.photo}  {frames} frames  {time.perf_counter() - start:.1f} s  -> {job.out}"
     photograph = read_photograph(job.photo)
-    check_can_hold(job.out, photograph)
+    if lost := [*photograph.notes, *check_can_hold(job.out, photograph)]:
+        warn(f"{job.photo}: {', '.join(lost)}")
     height, width = photograph.pixels.shape[:2]
     if job.comparison:
         wide = np.broadcast_to(photograph.pixels[:1, :1], (height, 2 * width + GAP, 3))

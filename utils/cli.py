@@ -5,6 +5,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from tqdm import tqdm
+
 from .allocator import keep_freed_memory
 
 
@@ -43,5 +45,5 @@ def run_program(main: Callable[[], None]) -> None:
 
 
 def warn(text: str) -> None:
-    """Print one warning on stderr."""
-    print(f"warning: {text}", file=sys.stderr)
+    """Print one warning on stderr, above the bars that are shown there."""
+    tqdm.write(f"warning: {text}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage import data
 
 from m3snet.utils.images import (
@@ -20,6 +20,7 @@ from m3snet.utils.images import (
     read_image,
     read_photograph,
     write_image,
+    write_photograph,
 )
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -129,18 +130,30 @@ def test_other_files_are_called_by_their_names(start: bytes, said: str, tmp_path
 # Orientation
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".avif", ".tif", ".heic"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_upright(orientation: int, kind: str, turned: dict[int, np.ndarray], tmp_path: Path) -> None:
+def test_an_image_is_turned_upright_and_written_so(
+    orientation: int, suffix: str, turned: dict[int, np.ndarray], tmp_path: Path
+) -> None:
+    """In HEIC and AVIF it is the file that says how it is turned, not its EXIF."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"lossless": True} if kind == "WEBP" else {} if kind == "PNG" else {"quality": 95, "subsampling": "4:4:4"}
-    image = np.ascontiguousarray(turned[orientation])
-    (tmp_path / "photo").write_bytes(encoded(kind, image, exif=exif, **options))
-    found = read_image(tmp_path / "photo")
-    assert found.shape == turned[1].shape
-    assert np.abs(found.astype(int) - turned[1]).mean() < 6
-    assert kind in ("JPEG", "AVIF") or np.array_equal(found, turned[1])
+    lossless = {".webp": {"lossless": True}, ".png": {}, ".tif": {}}
+    options = lossless.get(suffix, {"quality": 95, "subsampling": "4:4:4"})
+    source, written = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    Image.fromarray(np.ascontiguousarray(turned[orientation])).save(source, exif=exif.tobytes(), **options)
+    assert look_at(source) == turned[1].shape[1::-1]
+    photograph = read_photograph(source)
+    write_photograph(written, photograph)
+    with Image.open(written) as picture:  # as programs see it that know orientations, and that do not
+        seen = [photograph.pixels, np.asarray(picture), np.asarray(ImageOps.exif_transpose(picture))]
+    for image in seen:
+        assert image.shape == turned[1].shape
+        assert np.abs(image.astype(int) - turned[1]).mean() < 6
+        assert suffix not in lossless or np.array_equal(image, turned[1])
 
 
 def test_an_avif_whose_file_says_how_to_turn_it() -> None:

@@ -1,12 +1,14 @@
-"""16-bit images written with profile and metadata: of 16 bits Pillow writes gray only, OpenCV no metadata."""
+"""Images of more than 8 bits: of those Pillow writes gray only, and OpenCV writes neither profile nor metadata."""
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -15,8 +17,60 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of a PNG, by its channels: gray, gray and alpha, RGB, RGBA
 _UP = 2  # the filter of a row: less the one above
 _ROWS = 64  # encoded at a time
+HEIF_BITS = 10  # those of HEVC's profile for still images
+AVIF_BITS = 10 if hasattr(cv2, "imencodeWithMetadata") else 8
+_AVIF_CONFIGURATION = re.compile(rb"av1C..(.)", re.DOTALL)
 
 Buffer = bytes | memoryview
+
+
+def bits_of(picture: Image.Image, kind: str, data: bytes) -> int:
+    """The bits of a channel in a HEIC or AVIF file."""
+    if kind == "HEIC":
+        return int(picture.info["bit_depth"])
+    found = _AVIF_CONFIGURATION.search(data)
+    flags = found[1][0] if kind == "AVIF" and found else 0
+    return 8 + 2 * bool(flags & 0x40) + 2 * (flags & 0x60 == 0x60)
+
+
+def decode_heif(data: bytes, bits: int) -> np.ndarray:
+    """H x W or H x W x channels uint16 of a HEIC with one picture, turned upright; as many bits, spread over 16."""
+    from pillow_heif import open_heif
+
+    return _spread(np.asarray(open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)), bits)
+
+
+def decode_avif(data: bytes, bits: int) -> np.ndarray | None:
+    """The same of an AVIF, not turned upright; None where OpenCV cannot read AVIF."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype != np.uint16:
+        return None
+    orders = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
+    return _spread(image if image.ndim == 2 else cv2.cvtColor(image, orders[image.shape[2]]), bits)
+
+
+def encode_heif(pixels: np.ndarray, alpha: np.ndarray | None, options: dict[str, Any]) -> io.BytesIO:
+    """H x W x 3 uint16 RGB, alpha H x W uint16, as a HEIC of 10 bits; `options` are pillow-heif's."""
+    from pillow_heif import from_bytes
+
+    samples = _gathered(_samples(pixels, alpha, False), HEIF_BITS) << (16 - HEIF_BITS)
+    height, width, channels = samples.shape
+    written = io.BytesIO()
+    from_bytes("RGB;16" if channels == 3 else "RGBA;16", (width, height), samples.tobytes()).save(written, **options)
+    return written
+
+
+def encode_avif(pixels: np.ndarray, alpha: np.ndarray | None, options: dict[str, Any]) -> io.BytesIO:
+    """The same as an AVIF of 10 bits; `options` are Pillow's."""
+    samples = _gathered(_samples(pixels, alpha, False), AVIF_BITS)
+    image = cv2.cvtColor(samples, cv2.COLOR_RGB2BGR if alpha is None else cv2.COLOR_RGBA2BGRA)
+    kinds = {"exif": cv2.IMAGE_METADATA_EXIF, "xmp": cv2.IMAGE_METADATA_XMP, "icc_profile": cv2.IMAGE_METADATA_ICCP}
+    held = {kinds[name]: np.frombuffer(options[name], np.uint8) for name in kinds if name in options}
+    settings = [cv2.IMWRITE_AVIF_DEPTH, AVIF_BITS, cv2.IMWRITE_AVIF_QUALITY, options["quality"]]
+    done, encoded = cv2.imencodeWithMetadata(".avif", image, [*held], [*held.values()], settings)
+    if not done:
+        raise ValueError("OpenCV refuses it")
+    return io.BytesIO(encoded.tobytes())
 
 
 def encode_png(pixels: np.ndarray, alpha: np.ndarray | None, gray: bool, options: dict[str, Any]) -> io.BytesIO:
@@ -78,6 +132,17 @@ def encode_tiff(
         bigtiff=False,
     )
     return written
+
+
+def _spread(samples: np.ndarray, bits: int) -> np.ndarray:
+    most = (1 << bits) - 1
+    table = (np.arange(most + 1) * 65535 + most // 2) // most
+    return np.take(table.astype(np.uint16), samples)
+
+
+def _gathered(samples: np.ndarray, bits: int) -> np.ndarray:
+    table = (np.arange(65536) * ((1 << bits) - 1) + 32767) // 65535
+    return np.take(table.astype(np.uint16), samples)
 
 
 def _samples(pixels: np.ndarray, alpha: np.ndarray | None, gray: bool) -> np.ndarray:

@@ -65,6 +65,7 @@ class Metadata:
     texts: tuple[tuple[str, str], ...] = ()  # of a PNG
     jpeg: tuple[tuple[str, Any], ...] = ()  # Pillow's options that encode as the file was
     lossy: bool = False  # a WebP that was
+    bits: int | None = None  # of a channel in the file, where they are neither 8 nor 16
 
     def held_by(self, format_: str) -> Metadata:
         """What a file of one of Pillow's formats can hold."""

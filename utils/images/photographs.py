@@ -11,17 +11,28 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from ..files import write_atomically
-from .deep import encode_png, encode_pnm, encode_tiff
+from .deep import (
+    AVIF_BITS,
+    HEIF_BITS,
+    bits_of,
+    decode_avif,
+    decode_heif,
+    encode_avif,
+    encode_heif,
+    encode_png,
+    encode_pnm,
+    encode_tiff,
+)
 from .headers import ImageError, has_alpha, is_gray, load_file, load_heif, open_header
 from .metadata import Metadata, add_to_tiff, options_for, orientation_of, read_metadata, read_tiff_metadata
 from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, to_srgb
-from .tiff import TiffImage, read_tiff
+from .tiff import read_tiff
 from .truncation import check_data, find_end
 
 cv2.utils.logging.setLogLevel(0)  # it prints what it also raises
 
 _ROWS = 256  # converted at a time
-READING = 2  # counts the changes of what `read_image` makes of a file: what was read before one is out of date
+READING = 3  # counts the changes of what `read_image` makes of a file: what was read before one is out of date
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,11 @@ class Photograph:
     notes: tuple[str, ...] = ()  # what was changed while it was read
     metadata: Metadata = field(default_factory=Metadata)
 
+    @property
+    def bits(self) -> int:
+        """Of a channel in the file."""
+        return self.metadata.bits or 8 * self.pixels.itemsize
+
     def rgb(self) -> np.ndarray:
         """The pixels in sRGB and 8 bits, without alpha: what images of different files have in common."""
         pixels = _to_8_bits(self.pixels)
@@ -43,7 +59,7 @@ class Photograph:
 
     def changes(self) -> list[str]:
         """What `rgb` is without, in words."""
-        found = ["16-bit rounded to 8"] * (self.pixels.dtype == np.uint16)
+        found = [f"{self.bits}-bit rounded to 8"] * (self.bits > 8)
         found += self.notes
         found += ["gray repeated to RGB"] * self.gray
         found += ["alpha dropped"] * (self.alpha is not None)
@@ -62,22 +78,24 @@ class _Writer(NamedTuple):
     gray: bool = True
     colour: bool = True
     side: int = 1 << 20  # pixels
-    deep: bool = False  # 16 bits
+    bits: int = 8
 
 
 _JPEG = _Writer("JPEG", {"quality": 95}, profile=True, side=65_500)
-_TIFF = _Writer("TIFF", {"compression": "tiff_adobe_deflate"}, alpha=True, profile=True, deep=True)
-_HEIF = _Writer("HEIF", {"quality": 90, "chroma": 444}, alpha=True, profile=True, gray=False)
+_TIFF = _Writer("TIFF", {"compression": "tiff_adobe_deflate"}, alpha=True, profile=True, bits=16)
+_HEIF = _Writer("HEIF", {"quality": 90, "chroma": 444}, alpha=True, profile=True, gray=False, bits=HEIF_BITS)
 _WRITERS = {
-    ".png": _Writer("PNG", {"compress_level": 1}, alpha=True, profile=True, deep=True),
+    ".png": _Writer("PNG", {"compress_level": 1}, alpha=True, profile=True, bits=16),
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _JPEG),
     **dict.fromkeys((".tif", ".tiff"), _TIFF),
     ".webp": _Writer("WEBP", {"lossless": True}, alpha=True, profile=True, gray=False, side=16_383),
-    ".avif": _Writer("AVIF", {"quality": 90, "subsampling": "4:4:4"}, alpha=True, profile=True, gray=False),
+    ".avif": _Writer(
+        "AVIF", {"quality": 90, "subsampling": "4:4:4"}, alpha=True, profile=True, gray=False, bits=AVIF_BITS
+    ),
     **dict.fromkeys((".heic", ".heif"), _HEIF),
     ".bmp": _Writer("BMP"),
-    ".ppm": _Writer("PPM", gray=False, deep=True),
-    ".pgm": _Writer("PPM", colour=False, deep=True),
+    ".ppm": _Writer("PPM", gray=False, bits=16),
+    ".pgm": _Writer("PPM", colour=False, bits=16),
 }
 WRITTEN_SUFFIXES = frozenset(_WRITERS)
 
@@ -112,7 +130,10 @@ def read_photograph(path: str | Path) -> Photograph:
         end = find_end(path, kind, data)
         picture = open_header(path, kind, data)
         cmyk = picture.mode == "CMYK" and mode_of(picture.info.get("icc_profile", b"")) == "CMYK"
-        if kind in ("AVIF", "HEIC", "GIF") or cmyk:
+        bits = bits_of(picture, kind, data)
+        if bits > 8:
+            photograph = _decode_deep(path, picture, kind, data, bits)
+        elif kind in ("AVIF", "HEIC", "GIF") or cmyk:
             photograph = _decode_with_pillow(path, picture)
         else:
             pixels, alpha = _decode_with_opencv(path, data, alpha=kind == "PNG" and picture.mode in ("RGBA", "LA"))
@@ -123,7 +144,7 @@ def read_photograph(path: str | Path) -> Photograph:
                 photograph = replace(photograph, profile=None, notes=("CMYK converted to RGB",))
         if kind == "JPEG":
             check_data(path, data, end, photograph.pixels)
-        metadata = read_metadata(picture, kind, data)
+        metadata = replace(read_metadata(picture, kind, data), bits=photograph.metadata.bits)
         return _upright(replace(photograph, metadata=metadata), orientation_of(picture, data))
     except MemoryError as error:
         raise ImageError(f"{path}: not enough memory to read it") from error
@@ -162,8 +183,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 def write_photograph(path: str | Path, photograph: Photograph) -> None:
     """Write an image with its alpha, profile and metadata, a JPEG at the quality it came with; else as `write_image`.
 
-    Where the format holds no profile, or none for gray, the colours are converted to sRGB; where it holds no 16 bits,
-    they are rounded to 8.
+    What the format cannot hold of them is converted, rounded or left out: `check_can_hold` says what.
 
     Raises:
         ImageError, OSError: as `write_image`; or the format cannot hold what the photograph has.
@@ -174,9 +194,9 @@ def write_photograph(path: str | Path, photograph: Photograph) -> None:
     check_can_hold(path, photograph)
     writer = _WRITERS[path.suffix.lower()]
     gray = photograph.gray and writer.gray
-    profile = photograph.profile if writer.profile and gray == photograph.gray else None
-    pixels = image if profile == photograph.profile else photograph.rgb()
-    if not writer.deep:
+    profile = photograph.profile if _holds_profile(writer, photograph) else None
+    pixels = photograph.rgb() if _is_converted(writer, photograph) else image
+    if writer.bits == 8:
         pixels = _to_8_bits(pixels)
     alpha = photograph.alpha if pixels.dtype == np.uint16 or photograph.alpha is None else _to_8_bits(photograph.alpha)
     try:
@@ -197,6 +217,8 @@ def _encode(writer: _Writer, photograph: Photograph) -> io.BytesIO:
         return encode_png(pixels, alpha, gray, options)
     if deep and writer.format == "PPM":
         return encode_pnm(pixels, gray)
+    if deep and writer.format in ("HEIF", "AVIF"):
+        return (encode_heif if writer.format == "HEIF" else encode_avif)(pixels, alpha, options)
     if deep:
         written = encode_tiff(pixels, alpha, gray, profile, options.get("dpi"))
     else:
@@ -211,8 +233,8 @@ def _encode(writer: _Writer, photograph: Photograph) -> io.BytesIO:
     return written
 
 
-def check_can_hold(path: Path, photograph: Photograph) -> None:
-    """Whether a photograph can be written to `path`: to be asked before the work is done.
+def check_can_hold(path: Path, photograph: Photograph) -> list[str]:
+    """What a photograph loses when it is written to `path`, in words; to be asked before the work is done.
 
     Raises:
         ImageError: the format is not written, or cannot hold transparency, colour, gray, or an image so large.
@@ -231,13 +253,32 @@ def check_can_hold(path: Path, photograph: Photograph) -> None:
         raise ImageError(f"{path}: '{path.suffix}' holds gray images only; use .png")
     if max(photograph.pixels.shape[:2]) > writer.side:
         raise ImageError(f"{path}: {writer.format} holds {writer.side:,} pixels a side; use .png")
+    lost = [f"{name} is left out" for name in photograph.metadata.losses(writer.format)]
+    bits = writer.bits
+    if _is_converted(writer, photograph) and photograph.profile:
+        lost.insert(0, f"{name_of(photograph.profile)} becomes sRGB")
+        bits = 8
+    if photograph.bits > bits:
+        lost.insert(0, f"{photograph.bits} bits become {bits}")
+    return lost
+
+
+def _holds_profile(writer: _Writer, photograph: Photograph) -> bool:
+    return writer.profile and (writer.gray or not photograph.gray)
+
+
+def _is_converted(writer: _Writer, photograph: Photograph) -> bool:
+    """Whether the colours become sRGB, since the format holds no profile, or none for gray."""
+    profile = photograph.profile
+    return profile is not None and not _holds_profile(writer, photograph) and not is_srgb(profile)
 
 
 def _read_tiff(path: Path, data: bytes) -> Photograph:
     """OpenCV and Pillow turn TIFF files upright themselves."""
     tiff = read_tiff(path, data)
     if tiff.array is not None:
-        photograph = replace(_from_tifffile(tiff), metadata=read_tiff_metadata(data, tiff.place))
+        photograph = _from_channels(tiff.array, tiff.profile)
+        photograph = replace(photograph, metadata=read_tiff_metadata(data, tiff.place))
         return _upright(photograph, tiff.orientation)
     picture = open_header(path, "TIFF", data)
     if tiff.page < 0 or (tiff.deep and (tiff.odd or tiff.page > 0)):
@@ -251,14 +292,27 @@ def _read_tiff(path: Path, data: bytes) -> Photograph:
     return replace(photograph, metadata=read_tiff_metadata(data, tiff.place))
 
 
-def _from_tifffile(tiff: TiffImage) -> Photograph:
-    array = tiff.array
-    assert array is not None
+def _from_channels(array: np.ndarray, profile: bytes | None) -> Photograph:
+    """H x W, or H x W x 1 to 4: gray or RGB, and alpha."""
     channels = np.atleast_3d(array)
     gray = channels.shape[2] < 3
     colours = np.repeat(channels[..., :1], 3, axis=2) if gray else channels[..., :3]
     alpha = channels[..., -1] if channels.shape[2] in (2, 4) else None
-    return _photograph(np.ascontiguousarray(colours), gray, alpha, tiff.profile)
+    return _photograph(np.ascontiguousarray(colours), gray, alpha, profile)
+
+
+def _decode_deep(path: Path, picture: ImageFile.ImageFile, kind: str, data: bytes, bits: int) -> Photograph:
+    """HEIC and AVIF of 10 and 12 bits, which Pillow reads as 8."""
+    try:
+        array = (decode_heif if kind == "HEIC" else decode_avif)(data, bits)
+    except MemoryError:
+        raise
+    except Exception as error:  # what damaged bytes make a decoder raise has no end
+        raise ImageError(f"{path}: damaged or cut off ({error})") from error
+    if array is None:  # an OpenCV without AVIF
+        return replace(_decode_with_pillow(path, picture), notes=(f"{bits} bits read as 8",))
+    photograph = _from_channels(array, picture.info.get("icc_profile"))
+    return replace(photograph, metadata=Metadata(bits=bits))
 
 
 def _decode_with_opencv(path: Path, data: bytes, alpha: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
