@@ -28,11 +28,21 @@ EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 FAST = ["openvino>=2025.0"]
 FIG = ["matplotlib>=3.8"]
 VIDEO = ["av>=18; python_version >= '3.11'"]  # those for older Pythons cannot write how a video is rotated
-# Loaded by models/kernels.py. Sums may be taken in any order; without a compiler, torch does what it does.
+# Loaded by models/kernels.py. Sums may be taken in any order. Compiled for OpenMP, but not linked to it: torch has
+# loaded its own, and threads of a second one would keep those of the first from the processor. Without a compiler
+# torch does what it does.
 KERNELS = Extension(
     "m3snet.models._kernels",
     ["models/kernels.c"],
-    extra_compile_args=["-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"],
+    depends=["models/kernels.h"],
+    extra_compile_args=[
+        "-O3",
+        *(["-fopenmp"] if sys.platform == "linux" else []),
+        "-fassociative-math",
+        "-fno-signed-zeros",
+        "-fno-trapping-math",
+        "-fno-math-errno",
+    ],
     optional=True,
 )
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from . import cpu_training
+
 
 class LayerNorm2d(nn.Module):
     """Layer normalisation over the channels of each pixel, with a learned scale and shift per channel."""
@@ -77,12 +79,9 @@ class NAFBlock(nn.Module):
         return self._forward(x)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        if cpu_training.takes(x) and isinstance(self.sca.pool, nn.AdaptiveAvgPool2d):
+            return cpu_training.forward(self, x)
         y = self.gate(self.conv2(self.conv1(self.norm1(x))))
-        x = x + _scaled(self.beta, self.conv3, self.sca(y))
+        x = x + cpu_training.scaled(self.beta, self.conv3, self.sca(y))
         y = self.gate(self.conv4(self.norm2(x)))
-        return x + _scaled(self.gamma, self.conv5, y)
-
-
-def _scaled(scale: torch.Tensor, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """`scale * conv(x)`, by scaled weights: these are few, and training need not keep what was to be scaled."""
-    return F.conv2d(x, scale.view(-1, 1, 1, 1) * conv.weight, scale.flatten() * conv.bias)  # type: ignore[operator]
+        return x + cpu_training.scaled(self.gamma, self.conv5, y)

@@ -114,7 +114,7 @@ class FusedBlock(nn.Module):
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         pixels = x.permute(0, 2, 3, 1)
-        if _has_kernels(x) and pixels.shape[-1] % 2 == 0 and pixels.is_contiguous():
+        if _has_kernels(x) and pixels.is_contiguous():
             return kernels.normalise(pixels, self.eps).permute(0, 3, 1, 2)
         return F.layer_norm(pixels, pixels.shape[-1:], eps=self.eps).permute(0, 3, 1, 2)
 

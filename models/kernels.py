@@ -1,22 +1,19 @@
-"""The loops of kernels.c on tensors: normalised pixels, means of windows, scaling by a map; much faster than in torch.
+"""The loops of kernels.c on tensors: normalised pixels, gates, means of windows, maps of factors; faster than torch.
 
 They are compiled when the package is installed, where there is a C compiler; without, `available` is false, and
-`models.fused` does the same with torch. For float32 and bfloat16 on a CPU.
+`models.fused` and `models.blocks` do the same with torch. For float32 and bfloat16 on a CPU; every tensor lies in one
+piece of memory, with the channels of a pixel next to each other.
 """
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-_WORTH_A_THREAD = 1 << 16  # elements; to start a thread costs as much as to work through about as many
-_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_WORTH_A_THREAD = 1 << 14  # elements; below, threads cost more than they save
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -25,91 +22,107 @@ def available() -> bool:
     return _library() is not None
 
 
-def normalise(pixels: torch.Tensor, eps: float) -> torch.Tensor:
-    """F.layer_norm over the last axis without scale and shift; an even number of channels, in one piece of memory."""
-    assert pixels.is_contiguous()
-    channels = pixels.shape[-1]
+def normalise(pixels: torch.Tensor, eps: float, scales: torch.Tensor | None = None) -> torch.Tensor:
+    """F.layer_norm over the last axis without scale and shift.
+
+    `scales`, float32, one for each pixel, is filled with 1 / the standard deviation.
+    """
     result = torch.empty_like(pixels)
-    function = _function("normalise", pixels.dtype, (_POINTER, _POINTER, _NUMBER, _NUMBER, ctypes.c_float))
-    size = channels * pixels.element_size()
-
-    def work(first: int, last: int) -> None:
-        function(pixels.data_ptr() + first * size, result.data_ptr() + first * size, last - first, channels, eps)
-
-    _share(work, pixels.numel() // channels, pixels.numel())
+    channels = pixels.shape[-1]
+    _run("normalise", pixels.numel() // channels, pixels, result, scales, eps, channels)
     return result
+
+
+def normalise_backward(
+    result: torch.Tensor, scales: torch.Tensor, grad: torch.Tensor, other: torch.Tensor
+) -> torch.Tensor:
+    """The gradient by the pixels that `normalise` was given: `grad` is that by its `result`; `other` is added."""
+    by_pixels = torch.empty_like(result)
+    channels = result.shape[-1]
+    _run("normalise_backward", result.numel() // channels, result, scales, grad, other, by_pixels, channels)
+    return by_pixels
+
+
+def gate(images: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The product of both halves of the channels, times one factor for each image and channel.
+
+    N x H x W x 2C, N x C float32 -> N x H x W x C.
+    """
+    count, height, width, channels = images.shape
+    result = images.new_empty(count, height, width, channels // 2)
+    _run("gate", count * height * width, images, scales, result, height * width, channels // 2)
+    return result
+
+
+def gate_backward(
+    images: torch.Tensor, scales: torch.Tensor, shifts: torch.Tensor, grad: torch.Tensor
+) -> torch.Tensor:
+    """The gradient by `images` of `gate`, where that by the product of both halves is `grad * scales + shifts`."""
+    count, height, width, channels = images.shape
+    result = torch.empty_like(images)
+    places = images, scales, shifts, grad, result
+    _run("gate_backward", count * height * width, *places, height * width, channels // 2)
+    return result
+
+
+def gate_sums(images: torch.Tensor, grad: torch.Tensor | None = None) -> torch.Tensor:
+    """Sums over the pixels of the product of both halves of the channels, and of `grad`: N x C float32.
+
+    Each image is summed by one thread: the sums do not depend on the number of threads.
+    """
+    count, height, width, channels = images.shape
+    sums = torch.zeros(count, channels // 2)
+    _run("gate_sums", count, images, grad, sums, height * width, channels // 2)
+    return sums
 
 
 def window_means(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """Means of all windows inside an H x W x C image, summed in float32: (H - rows + 1) x (W - columns + 1) x C.
 
     Each sum is the one before it, with a pixel added and one taken away.
-
-    Raises:
-        MemoryError: there is none for a row of sums.
     """
     image = image.contiguous()
     height, width, channels = image.shape
-    down, right = height - rows + 1, width - columns + 1
-    means = image.new_empty(down, right, channels)
-    function = _function("window_means", image.dtype, (_POINTER, _POINTER, *[_NUMBER] * 6))
-    size = right * channels * image.element_size()
-
-    def work(first: int, last: int) -> None:
-        if not function(
-            image.data_ptr(), means.data_ptr() + first * size, first, last, width, channels, rows, columns
-        ):
-            raise MemoryError("window_means: no memory for a row of sums")
-
-    _share(work, down, image.numel())
+    means = image.new_empty(height - rows + 1, width - columns + 1, channels)
+    sums = torch.zeros(torch.get_num_threads(), width + 1, channels)
+    _run("window_means", len(means), image, means, sums, width, channels, rows, columns)
     return means
 
 
-def scale(rows: torch.Tensor, factors: torch.Tensor, first: int, above: int, left: int) -> torch.Tensor:
-    """Multiply some rows of an image, from `first` on, with a smaller map whose border repeats; in place.
+def scale(image: torch.Tensor, factors: torch.Tensor, first: int, above: int, left: int) -> torch.Tensor:
+    """Multiply rows of an image, from `first` on, with a smaller map whose border repeats; in place.
 
-    Both are ... x W x C in one piece of memory. The pixel at (i, j) takes the factor at (i - above, j - left), or the
-    nearest to it.
+    Both are ... x W x C. The pixel at (i, j) takes the factor at (i - above, j - left), or the nearest to it.
     """
-    assert rows.is_contiguous() and factors.is_contiguous() and rows.dtype == factors.dtype
-    count, width, channels = rows.shape
-    down, right = factors.shape[:2]
-    function = _function("scale", rows.dtype, (_POINTER, _POINTER, *[_NUMBER] * 8))
-    size = width * channels * rows.element_size()
-
-    def work(start: int, stop: int) -> None:
-        place = rows.data_ptr() + start * size
-        function(place, factors.data_ptr(), first + start, first + stop, width, channels, down, right, above, left)
-
-    _share(work, count, rows.numel())
-    return rows
+    width, channels = image.shape[1:]
+    _run("scale", len(image), image, factors, width, channels, *factors.shape[:2], above - first, left)
+    return image
 
 
-def _share(work: Callable[[int, int], None], count: int, elements: int) -> None:
-    """`work` on all of 0 ... count - 1, in as many ranges as torch has threads, where that pays."""
-    parts = max(1, min(torch.get_num_threads(), count, elements // _WORTH_A_THREAD))
-    bounds = [count * part // parts for part in range(parts + 1)]
-    others = [_threads().submit(work, *span) for span in pairwise(bounds[:-1])]
-    work(bounds[-2], count)
-    for other in others:
-        other.result()
+def _run(name: str, count: int, image: torch.Tensor, *arguments: torch.Tensor | float | None) -> None:
+    """A function of kernels.c for `count` pixels, rows or images, in as many threads as torch has where that pays."""
+    function = _function(f"{name}_{_KINDS[image.dtype]}")
+    threads = torch.get_num_threads()
+    if image.numel() < threads * _WORTH_A_THREAD:
+        threads = 1
+    function(*map(_native, (image, *arguments, count, threads)))
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), "kernels")
-
-
-if hasattr(os, "register_at_fork"):  # a forked process has the pool, but not its threads
-    os.register_at_fork(after_in_child=_threads.cache_clear)
+def _native(argument: torch.Tensor | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float | None:
+    if isinstance(argument, torch.Tensor):
+        assert argument.is_contiguous()
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, float):
+        return ctypes.c_float(argument)
+    return None if argument is None else ctypes.c_int64(argument)
 
 
 @cache
-def _function(name: str, dtype: torch.dtype, arguments: tuple[type, ...]) -> Callable[..., int]:
+def _function(name: str) -> Callable[..., None]:
     library = _library()
     assert library is not None
-    function = library[f"{name}_{_KINDS[dtype]}"]
-    function.argtypes = arguments
+    function = library[name]
+    function.restype = None
     return function
 
 
