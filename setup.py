@@ -69,6 +69,7 @@ setup(
     packages=["m3snet", *(f"m3snet.{folder}" for folder in FOLDERS)],
     package_data={
         "m3snet": [
+            "py.typed",
             "pretrained/*.safetensors",
             "pretrained/models.yml",
             "pretrained/README.md",
@@ -115,5 +116,7 @@ setup(
         "video": VIDEO,
         # fig/*.py
         "fig": FIG,
+        # mkdocs.yml: the pages as a site; with ruff, mkdocstrings breaks long signatures into lines
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff>=0.6"],
     },
 )

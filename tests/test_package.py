@@ -132,7 +132,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(copy: Path, wheel: Path) -
         expected |= {path.relative_to(copy).as_posix() for path in files}
     weights = {path.relative_to(copy).as_posix() for path in (copy / "pretrained").glob("*.safetensors")}
     assert weights
-    expected |= weights | {"pretrained/models.yml", "pretrained/README.md"}
+    expected |= weights | {"py.typed", "pretrained/models.yml", "pretrained/README.md"}
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     compiled = {name for name in found if re.fullmatch(r"m3snet/models/_kernels\.[\w.-]+", name)}
     assert len(compiled) == (shutil.which("cc") is not None and os.name != "nt")  # kernels.c, where there is a compiler

@@ -35,10 +35,11 @@ def restore_image(
 
     Args:
         model: a network, or a `Restorer`.
-        image: one of these, or a list of them, which gives a list:
-            numpy: H x W x 3 RGB, uint8 or uint16, or float32 in [0, 1].
-            Pillow: RGB, L or I;16, which stays gray, or RGBA or LA, whose alpha stays.
-            torch: N x 3 x H x W floats in [0, 1], on any device; no gradients.
+        image: one of these, or a list of them, which gives a list.
+
+            - numpy: H x W x 3 RGB, uint8 or uint16, or float32 in [0, 1].
+            - Pillow: RGB, L or I;16, which stays gray, or RGBA or LA, whose alpha stays.
+            - torch: N x 3 x H x W floats in [0, 1], on any device; no gradients.
 
     Raises:
         ValueError: the image is of another shape, type or mode, or floats lie outside of [0, 1].

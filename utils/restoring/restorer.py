@@ -33,12 +33,15 @@ class Restorer:
         network: N x 3 x H x W float32 in [0, 1] on `device` -> the restored images, whole.
         model: the network that it runs, with TLC if that was asked for; None for a file of export.py.
         name: of the weights, for people.
-        device, precision, backend: what was asked for, or what auto stands for.
+        device: what was asked for, or the fastest that is there.
+        precision: what was asked for, or what auto stands for.
+        backend: likewise; for a file of export.py, what runs it.
         tile: the largest side of a tile in pixels; 0: images are restored whole; None: what fits into the memory.
             When the memory did not suffice it becomes smaller.
         smallest_tile: the least that it can be; two neighbours overlap by half of it.
         grid: tiles begin at multiples of it.
-        ensemble, strength: as asked for. They are applied to what `network` gives, and may be changed.
+        ensemble: as asked for; it may be changed.
+        strength: as asked for; it may be changed.
     """
 
     def __init__(
