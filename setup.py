@@ -28,6 +28,7 @@ EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 FAST = ["openvino>=2025.0"]
 FIG = ["matplotlib>=3.8"]
 VIDEO = ["av>=18; python_version >= '3.11'"]  # those for older Pythons cannot write how a video is rotated
+APP = ["gradio>=6.31,<7"]
 # Loaded by models/kernels.py. Sums may be taken in any order. Compiled for OpenMP, but not linked to it: torch has
 # loaded its own, and threads of a second one would keep those of the first from the processor. Without a compiler
 # torch does what it does.
@@ -79,7 +80,13 @@ setup(
         ],
     },
     ext_modules=[] if sys.platform == "win32" else [KERNELS],
-    entry_points={"console_scripts": ["m3snet-restore=m3snet.restore:run", "m3snet-export=m3snet.export:run"]},
+    entry_points={
+        "console_scripts": [
+            "m3snet-restore=m3snet.restore:run",
+            "m3snet-export=m3snet.export:run",
+            "m3snet-app=m3snet.app:run",
+        ]
+    },
     install_requires=REQUIREMENTS,
     extras_require={
         "test": [
@@ -90,6 +97,9 @@ setup(
             "spandrel_extra_arches>=0.2",
             # builds the wheel that is tested, without a network
             "setuptools>=70.1",
+            # the web page in Chromium; without a browser those tests are skipped
+            "selenium>=4.20",
+            *APP,
             *EXPORT,
             *FAST,
             *FIG,
@@ -114,6 +124,8 @@ setup(
         "heic": HEIC,
         # restore.py reads and writes videos with it.
         "video": VIDEO,
+        # app.py, the web page
+        "app": APP,
         # fig/*.py
         "fig": FIG,
         # mkdocs.yml: the pages as a site; with ruff, mkdocstrings breaks long signatures into lines

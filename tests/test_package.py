@@ -161,7 +161,7 @@ def test_every_dependency_is_declared_and_used(wheel: Path) -> None:
         if match := re.match(r"Requires-Dist: ([\w.-]+)(?:.*extra == .(\w+))?", line):
             needed.setdefault(match[2] or "", set()).add(plain(match[1]))
     core, test = needed[""], needed["test"]
-    package = [ROOT / name for name in ("__init__.py", "restore.py", "export.py")]
+    package = [ROOT / name for name in ("__init__.py", "restore.py", "export.py", "app.py")]
     package += [file for name in INSTALLED for file in python_files(name)]
     others = [file for name in ("tests", "benchmarks", "fig", "pretrained") for file in python_files(name)]
     optional = set().union(*(needed[extra] for extra in needed if extra not in ("", "test", "dev", "fig")))

@@ -100,7 +100,8 @@ def commands(file: Path) -> Iterator[tuple[Path, list[str]]]:
                     yield ROOT / words[start], words[start + 1 :]
 
 
-PROGRAMS = [ROOT / "restore.py", *(file for room in ROOMS for file in sorted((ROOT / room).glob("*.py")))]
+PROGRAMS = [ROOT / "restore.py", ROOT / "app.py"]
+PROGRAMS += [file for room in ROOMS for file in sorted((ROOT / room).glob("*.py"))]
 CONFIGS = sorted(file for task in DEFAULTS for file in (ROOT / task).rglob("*.yml"))
 TELLING = [file for file in (*PAGES, *PROGRAMS, *CONFIGS) if any(commands(file))]
 
