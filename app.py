@@ -60,6 +60,11 @@ fieldset .wrap label { flex: 1; }
 .gallery button :is(span, div, img) { display: block; width: 100% !important; height: 80px !important; }
 .gallery button img { object-fit: cover; }
 """
+# On a telephone the result is below the samples.
+SCROLL = """(...inputs) => {
+    document.querySelector("#stage").scrollIntoView({block: "nearest", behavior: "smooth"});
+    return inputs;
+}"""
 
 
 class Restored(NamedTuple):
@@ -166,7 +171,7 @@ def page_of(restorers: dict[str, Restorer], cache: Path, samples: Path) -> Any:
         except (UserError, OSError) as error:
             text = (error.strerror if isinstance(error, OSError) else None) or str(error)
             text = re.sub(rf"{re.escape(str(cache))}[^\s/]*/[^/]+/", "", text)
-            raise gr.Error(html.escape(text), print_exception=False, title="This did not work") from error
+            raise gr.Error(html.escape(text), print_exception=False) from error
 
     def folder_of(visit: gr.Request) -> Path:
         return visits.keep(str(visit.session_hash), Path(tempfile.mkdtemp(dir=cache)))
@@ -185,7 +190,7 @@ def page_of(restorers: dict[str, Restorer], cache: Path, samples: Path) -> Any:
         progress: gr.Progress = gr.Progress(),  # noqa: B008, Gradio looks for it there
     ) -> list[Any]:
         if photo is None:
-            raise gr.Error("Choose a photograph first.", print_exception=False, title="No photograph")
+            raise gr.Error("Choose a photograph first.", print_exception=False)
         folder = folder_of(visit)
 
         def tell(done: int, count: int) -> None:
@@ -218,7 +223,7 @@ def page_of(restorers: dict[str, Restorer], cache: Path, samples: Path) -> Any:
                     )
                     for name, rows in pairs.items()
                 }
-            with gr.Column(scale=4, min_width=320):
+            with gr.Column(scale=4, min_width=320, elem_id="stage"):
                 preview = gr.Image(
                     label="Your photograph", interactive=False, visible=False, height=560, buttons=["fullscreen"]
                 )
@@ -235,7 +240,7 @@ def page_of(restorers: dict[str, Restorer], cache: Path, samples: Path) -> Any:
                     download = gr.DownloadButton("Download", interactive=False, min_width=240)
         gr.Markdown(NOTES, elem_classes="notes")
         inputs, outputs = [photo, task, target], [preview, slider, download, facts]
-        stage = {"show_progress_on": [preview, slider], "scroll_to_output": True}
+        stage = {"show_progress_on": [preview, slider], "js": SCROLL}
         photo.upload(look, photo, outputs, show_progress="hidden").failure(lambda: None, None, photo)
         button.click(press, inputs, outputs, **stage)
         for name, gallery in examples.items():
@@ -288,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ssr_mode=False,
             quiet=True,
             prevent_thread_lock=True,
-            max_file_size=MEGABYTES * 10**6,
+            max_file_size=MEGABYTES * 2**20,
             run_history=False,
             footer_links=[],
             css=CSS,

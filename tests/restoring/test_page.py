@@ -1,0 +1,270 @@
+"""The web page as visitors see it: `python app.py`, and headless Chromium driven through Selenium."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import pytest
+from PIL import Image
+from skimage import data
+
+from m3snet import restore
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER and find_spec("selenium")), reason="needs Chromium and chromedriver"),
+    pytest.mark.skipif(not find_spec("gradio"), reason="needs gradio"),
+    pytest.mark.xdist_group("page"),  # one page serves them all
+]
+LAPTOP, PHONE = (1280, 800), (390, 844)
+PATIENCE = 300  # seconds; nothing takes so long on a machine that has little else to do
+
+
+class Server:
+    """`python app.py` in a process of its own, with an empty folder for temporary files."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
+        self.address = f"http://127.0.0.1:{port}/"
+        self.process = subprocess.Popen(
+            [sys.executable, ROOT / "app.py", "--port", str(port)],
+            env={**os.environ, "TMPDIR": str(self.temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdout
+        lines = iter(self.process.stdout.readline, "")
+        self.said = [line.strip() for line in iter(lambda: next(lines, ""), f"the page: {self.address}\n") if line]
+
+    def photographs(self) -> set[str]:
+        """Names of the files that visitors have there."""
+        return {path.name for path in self.temporary.glob("*/page/**/*.jpg")}
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.process.kill()
+
+
+@pytest.fixture
+def browse(server: Server, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens the page in a browser of its own, in a window of some size."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    opened = []
+
+    def open_page(size: tuple[int, int] = LAPTOP) -> Any:
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-prefers-reduced-motion"):
+            options.add_argument(word)
+        options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+        options.enable_bidi = True
+        driver = webdriver.Chrome(options, Service(DRIVER))
+        opened.append(driver)
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        driver.get(server.address)
+        wait(lambda: samples(driver))
+        return driver
+
+    yield open_page
+    for driver in opened:
+        driver.quit()
+
+
+def wait(ready: Callable[[], Any]) -> Any:
+    """What `ready` returns as soon as that is true."""
+    end = time.monotonic() + PATIENCE
+    while not (found := ready()):
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.1)
+    return found
+
+
+def find(driver: Any, selector: str) -> list[Any]:
+    return driver.find_elements("css selector", selector)
+
+
+def samples(driver: Any) -> list[Any]:
+    return find(driver, "button.gallery-item")
+
+
+BUTTON = "[...document.querySelectorAll('button, label')].find(found => found.innerText.trim() === arguments[0])"
+
+
+def press(driver: Any, text: str) -> None:
+    """Scripts do it at once: the page may replace an element that was found."""
+    driver.execute_script(f"{BUTTON}.click()", text)
+
+
+def is_restored(driver: Any) -> bool:
+    """Whether there is something to download."""
+    return driver.execute_script(f"return !{BUTTON}.disabled", "Download")
+
+
+def text_of(driver: Any) -> str:
+    return driver.execute_script("return document.body.innerText")
+
+
+def told(driver: Any) -> str:
+    """The errors that are shown."""
+    script = "return [...document.querySelectorAll('[data-testid=toast-text]')].map(found => found.innerText).join()"
+    return driver.execute_script(script)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "my street.jpg"
+    exif = Image.Exif()
+    exif[0x0110] = "Camera 7"
+    Image.fromarray(data.astronaut()[:200, 100:400]).save(path, quality=91, exif=exif)
+    return path
+
+
+def test_a_photograph_is_restored_and_downloaded(browse: Callable[..., Any], photo: Path, tmp_path: Path) -> None:
+    driver = browse()
+    find(driver, "input[type=file]")[0].send_keys(str(photo))
+    wait(lambda: "Your photograph" in text_of(driver) and photo.stem in text_of(driver))
+    press(driver, "Motion blur")
+    press(driver, "Restore")
+    wait(lambda: is_restored(driver))
+    assert "300 x 200 pixels" in text_of(driver)
+    press(driver, "Download")
+    download = tmp_path / "downloads/my street_sharp.jpg"
+    wait(download.exists)
+    restore.main(["blur", str(photo), "-o", str(tmp_path / "expected.jpg")])
+    assert download.read_bytes() == (tmp_path / "expected.jpg").read_bytes()
+
+
+def test_the_slider_moves_from_before_to_after(browse: Callable[..., Any]) -> None:
+    from selenium.webdriver import ActionChains
+
+    def hidden() -> float:
+        """How much of the restored photograph the one before covers, in percent."""
+        after = find(driver, "[data-testid=imageslider-image]")[1]
+        return float(re.findall(r"[\d.]+(?=%)", after.get_attribute("style"))[0])
+
+    driver = browse()
+    assert wait(lambda: find(driver, "[data-testid=slider]")) and hidden() == 50
+    for pixels in (-150, 300):
+        before = hidden()
+        ActionChains(driver).drag_and_drop_by_offset(find(driver, "[data-testid=slider]")[0], pixels, 0).perform()
+        assert (hidden() - before) * pixels > 1500
+
+
+def test_nothing_is_asked_of_another_computer(browse: Callable[..., Any], server: Server) -> None:
+    driver = browse()
+    samples(driver)[0].click()
+    wait(lambda: is_restored(driver))
+    events = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
+    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert any(url.startswith(f"{server.address}gradio_api") for url in asked)
+    assert not [url for url in asked if not url.startswith((server.address, "data:", "blob:"))]
+    assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE])
+def test_a_sample_is_restored_and_scored(browse: Callable[..., Any], size: tuple[int, int]) -> None:
+    driver = browse(size)
+    press(driver, "Motion blur")
+    samples(driver)[1].click()
+    wait(lambda: is_restored(driver) and "451 x 300 pixels" in text_of(driver))
+    assert "PSNR" in text_of(driver) and "SSIM" in text_of(driver)
+    assert find(driver, "input[value=rain]")[0].is_selected()
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= size[0]
+
+
+def test_a_text_file_is_refused_in_words(browse: Callable[..., Any], server: Server, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("Dear diary")
+    driver = browse()
+    find(driver, "input[type=file]")[0].send_keys(str(tmp_path / "notes.png"))
+    assert wait(lambda: told(driver)) == "notes.png: not an image, or one of an unknown format"
+    wait(lambda: "Drop File Here" in text_of(driver))  # for another one
+
+
+def test_twenty_visitors_at_once(browse: Callable[..., Any], server: Server) -> None:
+    driver = browse()
+    visitors = [driver.current_window_handle]
+    for _ in range(19):
+        profile = driver.browser.create_user_context()  # a browser opens few connections for all its tabs
+        visitors.append(driver.browsing_context.create(type="tab", user_context=profile))
+        driver.switch_to.window(visitors[-1])
+        driver.get(server.address)
+    for visitor in visitors:
+        driver.switch_to.window(visitor)
+        wait(lambda: samples(driver))[1].click()
+    positions, waiting = set(), set(visitors)
+    end = time.monotonic() + 2 * PATIENCE
+    while waiting and time.monotonic() < end:
+        for visitor in list(waiting):
+            driver.switch_to.window(visitor)
+            positions |= {word for word in text_of(driver).split() if "/" in word}
+            if is_restored(driver):
+                assert "451 x 300 pixels" in text_of(driver)
+                waiting.remove(visitor)
+    assert not waiting
+    assert len(positions) > 5
+
+
+def test_files_go_with_the_page(browse: Callable[..., Any], server: Server, photo: Path) -> None:
+    driver = browse()
+    find(driver, "input[type=file]")[0].send_keys(str(photo))
+    wait(lambda: "Your photograph" in text_of(driver))
+    press(driver, "Restore")
+    wait(lambda: is_restored(driver))
+    assert {"my street.jpg", "my street_dry.jpg"} <= server.photographs()
+    driver.get("about:blank")
+    wait(lambda: not {"my street.jpg", "my street_dry.jpg"} & server.photographs())
+
+
+def test_an_upload_that_is_too_large_is_refused(browse: Callable[..., Any], server: Server, tmp_path: Path) -> None:
+    with (tmp_path / "large.bmp").open("wb") as file:
+        file.truncate(110_000_000)
+    driver = browse()
+    find(driver, "input[type=file]")[0].send_keys(str(tmp_path / "large.bmp"))
+    assert "100 Mb" in wait(lambda: told(driver))
+
+
+def test_files_of_the_computer_and_addresses_are_not_served(server: Server) -> None:
+    for what in (str(ROOT / "README.md"), "/etc/passwd", "https://example.com/", "http://127.0.0.1:1/"):
+        with pytest.raises(HTTPError) as error:
+            urlopen(f"{server.address}gradio_api/file={quote(what)}", timeout=PATIENCE)
+        assert error.value.code in (403, 404)
+
+
+def test_a_stopped_program_leaves_nothing(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    assert urlopen(server.address, timeout=PATIENCE).status == 200
+    assert server.stop() == 128 + signal.SIGTERM
+    assert not [*server.temporary.iterdir()]
