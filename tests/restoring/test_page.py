@@ -253,7 +253,7 @@ def test_an_upload_that_is_too_large_is_refused(browse: Callable[..., Any], serv
         file.truncate(110_000_000)
     driver = browse()
     find(driver, "input[type=file]")[0].send_keys(str(tmp_path / "large.bmp"))
-    assert "100 Mb" in wait(lambda: told(driver))
+    assert "size of 100.0 Mb" in wait(lambda: told(driver))
 
 
 def test_files_of_the_computer_and_addresses_are_not_served(server: Server) -> None:
