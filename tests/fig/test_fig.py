@@ -1,6 +1,8 @@
 """The figures: what is drawn is what the network does, and the restored samples are those of the given weights."""
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from m3snet.fig import draw_network, draw_samples, draw_synthesis
+from m3snet.fig import draw_command_line, draw_network, draw_samples, draw_synthesis
 from m3snet.models import M3SNet, save_weights
 from m3snet.models.weights import WeightsError
 from m3snet.utils.cli import UserError
@@ -226,3 +228,24 @@ def test_pairs_that_cannot_be_measured_are_named(tmp_path: Path) -> None:
         write_image(tmp_path / side / "small.png", np.zeros((40, 90, 3), np.uint8))
     with pytest.raises(PairError, match=r"small\.png: Rain800 pairs, brighter: expected two"):
         draw_synthesis.main(["--pairs", str(tmp_path), "-o", str(tmp_path)])
+
+
+def test_what_a_terminal_shows_of_a_run() -> None:
+    bar = "\r  0%|  | 0/4\r 50%|# | 2/4\r 75%|# | 3/4\r          \r"
+    said = f"derain: float32\r\n{bar}error: a.jpg: cut off\r\n1 failed\r\n"
+    shown = ["derain: float32", " 50%|# | 2/4", "error: a.jpg: cut off", "1 failed"]
+    assert draw_command_line.lines_shown(said) == shown
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+def test_a_command_runs_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    said = "import os, sys; print(os.getcwd(), sys.stderr.isatty(), os.get_terminal_size().columns)"
+    assert draw_command_line.said_in_terminal([sys.executable, "-c", said], tmp_path) == f"{tmp_path} True 80\r\n"
+
+
+def test_long_lines_are_broken_as_a_terminal_does(tmp_path: Path) -> None:
+    heights = []
+    for number, lines in enumerate((["x" * 80], ["x" * 81], ["", "x"])):
+        draw_command_line.draw(lines, tmp_path / f"{number}.png")
+        heights.append(read_image(tmp_path / f"{number}.png").shape[0])
+    assert heights[0] < heights[1] == heights[2]
