@@ -26,7 +26,7 @@ class PretrainedM3SNet(
 
     Args:
         patch_size: side in pixels of the patches that it was trained on; TLC's windows follow from it.
-        sizes: the arguments of M3SNet.
+        **sizes: the arguments of M3SNet.
     """
 
     def __init__(self, patch_size: int | None = None, **sizes: Any) -> None:

@@ -22,7 +22,10 @@ from .blocks import NAFBlock
 class MHAMB(nn.Module):
     """Multi-head attention middle block: attention between channels, its cost linear in the number of pixels.
 
-    N x C x H x W -> N x C x H x W; `num_heads` must divide C.
+    N x C x H x W -> N x C x H x W.
+
+    Raises:
+        ValueError: `num_heads` does not divide C.
     """
 
     def __init__(self, chs: int, num_heads: int = 8) -> None:
@@ -79,6 +82,9 @@ class M3SNet(nn.Module):
         dec_blk_nums: NAFBlocks of each decoder level, coarsest first; as many levels as the encoder.
         ffm: False replaces the fusion pyramid by plain skips (ablation).
         mhamb: False replaces the attention in the bridge by NAFBlocks, as in NAFNet (ablation).
+
+    Raises:
+        ValueError: encoder and decoder differ in levels, or the attention's 8 heads do not divide its channels.
     """
 
     def __init__(
@@ -179,7 +185,11 @@ class M3SNet(nn.Module):
         return F.pad(image, (0, -width % multiple, 0, -height % multiple))
 
     def check(self, image: torch.Tensor) -> None:
-        """Raises ValueError where `image` is not what `forward` takes."""
+        """Whether `image` is what `forward` takes.
+
+        Raises:
+            ValueError: it is of another shape or type, or empty.
+        """
         channels = self.intro.in_channels
         if image.ndim != 4 or image.shape[1] != channels or not image.numel() or not image.is_floating_point():
             raise ValueError(
@@ -209,6 +219,12 @@ def size_name(model: M3SNet) -> str | None:
 
 def create_model(name: str, ffm: bool = True, mhamb: bool = True, enc_blk_nums: Sequence[int] = ()) -> M3SNet:
     """A new network of a named size, with or without the paper's two additions, or with other numbers of blocks.
+
+    Args:
+        name: M3SNet-64 or M3SNet-32, the paper's; M3SNet-S or M3SNet-T, for machines without a GPU.
+        ffm: False replaces the fusion pyramid by plain skips (ablation).
+        mhamb: False replaces the attention in the bridge by a NAFBlock (ablation).
+        enc_blk_nums: NAFBlocks of each encoder level, finest first; (): those of the size.
 
     Raises:
         ValueError: no size of that name, or not as many numbers as the network has levels.

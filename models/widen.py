@@ -16,7 +16,7 @@ def widen(model: M3SNet, seed: int = 0) -> M3SNet:
     """A network of twice the width that computes what `model` does, up to rounding; `model` is left as it is.
 
     Every channel is there twice, and what read it reads both copies, in shares that add up to one. The shares are
-    drawn at random, uneven: with equal ones the copies would get equal gradients and never learn to differ.
+    drawn at random from `seed`, uneven: with equal ones the copies would get equal gradients and never learn to differ.
     """
     wide = M3SNet(**{**model.config, "width": 2 * model.config["width"]})
     wide.patch_size = model.patch_size

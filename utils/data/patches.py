@@ -74,7 +74,7 @@ class _PairDataset(Dataset[T]):
 
 
 class PatchDataset(_PairDataset[Patch]):
-    """Random square patches of `pairs`; a pair without input is degraded by `degradation` after the crop.
+    """Random patches of `pairs`, `size` x `size` pixels; one without input is degraded by `degradation` after the crop.
 
     Keys are (epoch, index); an index beyond the pairs is one more look at one of them. The degradation's margin around
     a patch is degraded too and then cut off, so that what comes from beyond its border is real. Patches may be views of

@@ -29,7 +29,11 @@ def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def rain_of_kind(kind: str, image: np.ndarray, rng: Generator) -> np.ndarray:
-    """Rain of one kind, a key of `RAINS`, on a photograph."""
+    """Rain of one kind on a photograph: light, heavy, edited or retouched (docs/synthesis.md).
+
+    Raises:
+        KeyError: no such kind.
+    """
     light = RAINS[kind](image.astype(np.float32), rng)
     return np.rint(np.clip(light, 0, 255, out=light)).astype(np.uint8)
 

@@ -22,7 +22,7 @@ SAMPLES = "samples"  # stands for the bundled photographs among the SHARP_DIRS
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the images of a training come from and how they are read: the TRAINING keys of these names."""
+    """Where the images of a training come from and how they are read: the TRAINING keys of docs/settings.md."""
 
     train_dirs: tuple[str, ...] = ()  # TRAIN_DIR: folders of pairs
     sharp_dirs: tuple[str, ...] = ()  # folders of photographs, degraded on the fly

@@ -16,6 +16,9 @@ def to_image(tensor: torch.Tensor, dtype: DTypeLike = np.uint8) -> np.ndarray:
     """1 x 3 x H x W or 3 x H x W float -> H x W x 3 uint8, uint16 or float32.
 
     Clamped to [0, 1]; integers are rounded to the nearest level.
+
+    Raises:
+        ValueError: a batch of several images.
     """
     if tensor.ndim == 4:
         if tensor.shape[0] != 1:

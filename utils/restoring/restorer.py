@@ -60,12 +60,14 @@ class Restorer:
             model: a network, the name of released weights, a file of weights, or one of export.py (which says itself
                 whether it has TLC).
             device: cpu, cuda, cuda:1, mps; by default that of a network, and for weights CUDA, else MPS, else the CPU.
-            precision: a key of `backends.PRECISIONS`; auto: bfloat16 where the device computes in it, else float32.
-            backend: a key of `backends.BACKENDS`; auto: the fastest that was measured for the device.
+            precision: float32, bfloat16 or, not on a CPU, float16; auto: bfloat16 where the device computes in it, else
+                float32.
+            backend: torch, compile, openvino, onnxruntime or exact (docs/restoring.md); auto: the fastest that was
+                measured for the device.
             tlc: pool over windows, as the network did in training, not over the whole image (`models.tlc`).
             tile: restore an image with more pixels than `tile` x `tile` in overlapping tiles of at most that side;
                 None: with more pixels than fit into the memory that is free; 0: never.
-            ensemble: the mean of eight views (`ensemble.mean_of_views`).
+            ensemble: the mean of eight views, mirrored and turned: a little better, eight times as slow.
             strength: 0 to 1, from the image as it came to the restored one; between them the two are blended.
 
         Raises:

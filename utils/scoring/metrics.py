@@ -71,7 +71,11 @@ def ssim_3d(restored: np.ndarray, target: np.ndarray) -> float:
 
 
 def score_y(restored: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Protocol `y`: {"psnr", "ssim"} of the 8-bit luma, and the same of RGB, {"psnr_rgb", "ssim_rgb"}."""
+    """Protocol `y`: {"psnr", "ssim"} of the 8-bit luma, and the same of RGB, {"psnr_rgb", "ssim_rgb"}.
+
+    Raises:
+        ValueError: the sizes differ, are below 11 x 11, or the images are not uint8.
+    """
     _check(restored, target)
     luma = rgb_to_y(restored), rgb_to_y(target)
     return {
@@ -83,7 +87,11 @@ def score_y(restored: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 
 def score_rgb(restored: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Protocol `rgb`: {"psnr", "ssim", "ssim_2d"}, where "ssim" is `ssim_3d` and "ssim_2d" is `ssim`."""
+    """Protocol `rgb`: {"psnr", "ssim", "ssim_2d"}, where "ssim" is `ssim_3d` and "ssim_2d" is `ssim`.
+
+    Raises:
+        ValueError: as `score_y`.
+    """
     _check(restored, target, smallest=SMALLEST_SIDE)
     moments = _local_moments(restored, target)  # the costly part, which both indices share
     return {
@@ -98,6 +106,9 @@ def score_aligned(restored: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
     RealBlur's input and target come from two cameras. "aligned" is 1, or 0 where no alignment could be found (the
     images have nothing in common, or one is flat): such a pair is scored as it lies.
+
+    Raises:
+        ValueError: as `score_y`.
     """
     _check(restored, target, smallest=SMALLEST_SIDE)
     x = target.astype(np.float32) / 255
