@@ -88,7 +88,12 @@ class FusedBlock(nn.Module):
         return x
 
     def _whole(self, x: torch.Tensor) -> torch.Tensor:
-        y = self._gated(x)
+        mixed = self._mixed(x)
+        if _has_kernels(mixed) and not self._window(mixed):  # their product need not be written to know its means
+            means = kernels.gate_sums(_pixels(mixed)) / (mixed.shape[2] * mixed.shape[3])
+            everywhere = self.sca(means.to(mixed.dtype)[:, :, None, None]).flatten(1).float()
+            return self._added(x, self.conv3(_gate(mixed, everywhere)))
+        y = _gate(mixed)
         conv3, scale = self._attention(y)
         return self._added(x, conv3(scale(y, 0) if scale else y))
 
@@ -96,7 +101,7 @@ class FusedBlock(nn.Module):
         y = torch.empty_like(x)
         for first, last in stripes:  # conv2 sees one row beyond each end
             top = max(first - 1, 0)
-            y[:, :, first:last] = self._gated(x[:, :, top : last + 1])[:, :, first - top : last - top]
+            y[:, :, first:last] = _gate(self._mixed(x[:, :, top : last + 1])[:, :, first - top : last - top])
         conv3, scale = self._attention(y)
         for first, last in stripes:
             part, gated = x[:, :, first:last], y[:, :, first:last]
@@ -105,38 +110,42 @@ class FusedBlock(nn.Module):
     def _added(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """`x` after both residual parts of the block."""
         x = attended.add_(x)
-        a, b = self.conv4(self._norm(x)).chunk(2, dim=1)
-        return self.conv5(a * b).add_(x)
+        return self.conv5(_gate(self.conv4(self._norm(x)))).add_(x)
 
-    def _gated(self, x: torch.Tensor) -> torch.Tensor:
-        a, b = self.conv2(self.conv1(self._norm(x))).chunk(2, dim=1)
-        return a * b
+    def _mixed(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.conv1(self._norm(x)))
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
-        pixels = x.permute(0, 2, 3, 1)
+        pixels = _pixels(x)
         if _has_kernels(x) and pixels.is_contiguous():
             return kernels.normalise(pixels, self.eps).permute(0, 3, 1, 2)
         return F.layer_norm(pixels, pixels.shape[-1:], eps=self.eps).permute(0, 3, 1, 2)
 
+    def _window(self, x: torch.Tensor) -> tuple[int, int] | None:
+        """Rows and columns of the windows that the attention's means are over; None where it is all of `x`."""
+        height, width = x.shape[-2:]
+        rows, columns = self.pool.window if isinstance(self.pool, LocalAvgPool2d) else (height, width)
+        return (min(rows, height), min(columns, width)) if rows < height or columns < width else None
+
     def _attention(self, y: torch.Tensor) -> tuple[Conv, Scale | None]:
         """What stands for `conv3`, and what scales `y` before it, in place: None where the former does."""
         height, width = y.shape[-2:]
-        window = self.pool.window if isinstance(self.pool, LocalAvgPool2d) else (height, width)
-        if window[0] >= height and window[1] >= width:
+        window = self._window(y)
+        if window is None:
             everywhere = self.sca(y.mean((2, 3), keepdim=True, dtype=torch.float32).to(y.dtype))
             if len(y) > 1:
                 return self.conv3, lambda part, first: part.mul_(everywhere)
             weight = self.conv3.weight * everywhere
             return lambda part: F.conv2d(part, weight, self.conv3.bias), None
-        rows, columns = min(window[0], height), min(window[1], width)
+        rows, columns = window
         inside = self._scales(window_means(y, rows, columns))
         down, right = height - inside.shape[2], width - inside.shape[3]
         above, left = min((rows - 1) // 2, down), min((columns - 1) // 2, right)
-        if len(y) == 1 and _has_kernels(y) and y.permute(0, 2, 3, 1).is_contiguous():
-            factors = inside.permute(0, 2, 3, 1)[0].contiguous()
+        if len(y) == 1 and _has_kernels(y) and _pixels(y).is_contiguous():
+            factors = _pixels(inside)[0].contiguous()
 
             def scale(part: torch.Tensor, first: int) -> torch.Tensor:
-                kernels.scale(part.permute(0, 2, 3, 1)[0], factors, first, above, left)
+                kernels.scale(_pixels(part)[0], factors, first, above, left)
                 return part
 
         else:
@@ -144,7 +153,7 @@ class FusedBlock(nn.Module):
 
             def scale(part: torch.Tensor, first: int) -> torch.Tensor:
                 rows = nearest[first : first + part.shape[2]]
-                found = inside.permute(0, 2, 3, 1).index_select(1, rows).permute(0, 3, 1, 2)
+                found = _pixels(inside).index_select(1, rows).permute(0, 3, 1, 2)
                 return part.mul_(F.pad(found, (left, right - left, 0, 0), mode="replicate"))
 
         return self.conv3, scale
@@ -156,6 +165,20 @@ class FusedBlock(nn.Module):
         for first, last in _stripes(means.shape[2], means.shape[1] * means.shape[3]):
             means[:, :, first:last] = self.sca(means[:, :, first:last])
         return means
+
+
+def _gate(x: torch.Tensor, scales: torch.Tensor | None = None) -> torch.Tensor:
+    """The product of both halves of the channels, times N x C float32 `scales`."""
+    if _has_kernels(x) and _pixels(x).is_contiguous():
+        scales = torch.ones(x.shape[0], x.shape[1] // 2) if scales is None else scales
+        return kernels.gate(_pixels(x), scales).permute(0, 3, 1, 2)
+    a, b = x.chunk(2, dim=1)
+    return a * b if scales is None else a * b * scales[:, :, None, None].to(x.dtype)
+
+
+def _pixels(x: torch.Tensor) -> torch.Tensor:
+    """N x C x H x W -> N x H x W x C."""
+    return x.permute(0, 2, 3, 1)
 
 
 def _stripes(height: int, row: int) -> list[tuple[int, int]]:
@@ -180,7 +203,7 @@ def window_means(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     if x.device.type != "cpu" or _is_traced():
         return _means_along(_means_along(x.float(), rows, -2), columns, -1).to(x.dtype)
     running = kernels.window_means if _has_kernels(x) else _running_means
-    means = [running(image, rows, columns) for image in x.permute(0, 2, 3, 1)]
+    means = [running(image, rows, columns) for image in _pixels(x)]
     return torch.stack(means).permute(0, 3, 1, 2) if len(means) > 1 else means[0].permute(2, 0, 1)[None]
 
 

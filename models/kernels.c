@@ -52,6 +52,7 @@ INLINE float to_float32(float value) { return value; }
 INLINE float from_bfloat16(uint16_t value) { return from_bits((uint32_t)value << 16); }
 INLINE uint16_t to_bfloat16(float value) { return (uint16_t)(rounded(to_bits(value)) >> 16); }
 
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t clamped(int64_t value, int64_t most) { return value < 0 ? 0 : value > most ? most : value; }
 
 #define JOINED(A, B) A##B

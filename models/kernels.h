@@ -69,11 +69,14 @@ void KIND(normalise_backward)(const TYPE *y, const float *scales, const TYPE *by
    has `area` pixels. */
 INLINE void OF(gate)(const TYPE *restrict x, const float *restrict scales, TYPE *restrict y, int64_t area,
                      const int64_t channels, int64_t first, int64_t last) {
-    for (int64_t pixel = first; pixel < last; pixel++) {
-        const TYPE *a = x + pixel * 2 * channels, *b = a + channels;
-        const float *scale = scales + pixel / area * channels;
-        TYPE *to = y + pixel * channels;
-        for (int64_t c = 0; c < channels; c++) to[c] = TO(FROM(a[c]) * FROM(b[c]) * scale[c]);
+    for (int64_t pixel = first; pixel < last;) {
+        const int64_t image = pixel / area, end = smaller(last, (image + 1) * area);
+        const float *scale = scales + image * channels;
+        for (; pixel < end; pixel++) {
+            const TYPE *a = x + pixel * 2 * channels, *b = a + channels;
+            TYPE *to = y + pixel * channels;
+            for (int64_t c = 0; c < channels; c++) to[c] = TO(FROM(a[c]) * FROM(b[c]) * scale[c]);
+        }
     }
 }
 
@@ -96,15 +99,17 @@ void KIND(gate)(const TYPE *x, const float *scales, TYPE *y, int64_t area, int64
 INLINE void OF(gate_backward)(const TYPE *restrict x, const float *restrict scales, const float *restrict shifts,
                               const TYPE *restrict by_y, TYPE *restrict by_x, int64_t area, const int64_t channels,
                               int64_t first, int64_t last) {
-    for (int64_t pixel = first; pixel < last; pixel++) {
-        const int64_t image = pixel / area * channels;
-        const float *scale = scales + image, *shift = shifts + image;
-        const TYPE *a = x + pixel * 2 * channels, *b = a + channels, *grad = by_y + pixel * channels;
-        TYPE *by_a = by_x + pixel * 2 * channels, *by_b = by_a + channels;
-        for (int64_t c = 0; c < channels; c++) {
-            const float by_product = FROM(grad[c]) * scale[c] + shift[c];
-            by_a[c] = TO(by_product * FROM(b[c]));
-            by_b[c] = TO(by_product * FROM(a[c]));
+    for (int64_t pixel = first; pixel < last;) {
+        const int64_t image = pixel / area, end = smaller(last, (image + 1) * area);
+        const float *scale = scales + image * channels, *shift = shifts + image * channels;
+        for (; pixel < end; pixel++) {
+            const TYPE *a = x + pixel * 2 * channels, *b = a + channels, *grad = by_y + pixel * channels;
+            TYPE *by_a = by_x + pixel * 2 * channels, *by_b = by_a + channels;
+            for (int64_t c = 0; c < channels; c++) {
+                const float by_product = FROM(grad[c]) * scale[c] + shift[c];
+                by_a[c] = TO(by_product * FROM(b[c]));
+                by_b[c] = TO(by_product * FROM(a[c]));
+            }
         }
     }
 }
@@ -124,30 +129,35 @@ void KIND(gate_backward)(const TYPE *x, const float *scales, const float *shifts
 #undef CALL
 }
 
-/* Sums over the pixels of images of the product of both halves, or of it times by_y where that is. */
+/* Sums over runs of `length` pixels of the product of both halves, or of it times by_y where that is: of the runs first
+   ... last - 1, of which every image has as many as begin inside its `area`. */
 INLINE void OF(gate_sums)(const TYPE *restrict x, const TYPE *restrict by_y, float *restrict sums, int64_t area,
-                          const int64_t channels, int64_t first, int64_t last) {
-    for (int64_t pixel = first * area; pixel < last * area; pixel++) {
-        const TYPE *a = x + pixel * 2 * channels, *b = a + channels, *grad = by_y + pixel * channels;
-        float *sum = sums + pixel / area * channels;
-        if (by_y)
-            for (int64_t c = 0; c < channels; c++) sum[c] += FROM(a[c]) * FROM(b[c]) * FROM(grad[c]);
-        else
-            for (int64_t c = 0; c < channels; c++) sum[c] += FROM(a[c]) * FROM(b[c]);
+                          int64_t length, const int64_t channels, int64_t first, int64_t last) {
+    const int64_t runs = (area + length - 1) / length;
+    for (int64_t run = first; run < last; run++) {
+        const int64_t image = run / runs * area, start = run % runs * length;
+        float *sum = sums + run * channels;
+        for (int64_t pixel = image + start; pixel < image + smaller(start + length, area); pixel++) {
+            const TYPE *a = x + pixel * 2 * channels, *b = a + channels, *grad = by_y + pixel * channels;
+            if (by_y)
+                for (int64_t c = 0; c < channels; c++) sum[c] += FROM(a[c]) * FROM(b[c]) * FROM(grad[c]);
+            else
+                for (int64_t c = 0; c < channels; c++) sum[c] += FROM(a[c]) * FROM(b[c]);
+        }
     }
 }
 
 FOR_EACH_PROCESSOR
-void PART(gate_sums)(const TYPE *x, const TYPE *by_y, float *sums, int64_t area, int64_t channels, int64_t first,
-                     int64_t last) {
-#define CALL(WIDTH) OF(gate_sums)(x, by_y, sums, area, WIDTH, first, last)
+void PART(gate_sums)(const TYPE *x, const TYPE *by_y, float *sums, int64_t area, int64_t length, int64_t channels,
+                     int64_t first, int64_t last) {
+#define CALL(WIDTH) OF(gate_sums)(x, by_y, sums, area, length, WIDTH, first, last)
     FOR_EACH_WIDTH(CALL)
 #undef CALL
 }
 
-void KIND(gate_sums)(const TYPE *x, const TYPE *by_y, float *sums, int64_t area, int64_t channels, int64_t count,
-                     int64_t threads) {
-#define CALL(FIRST, LAST) PART(gate_sums)(x, by_y, sums, area, channels, FIRST, LAST)
+void KIND(gate_sums)(const TYPE *x, const TYPE *by_y, float *sums, int64_t area, int64_t length, int64_t channels,
+                     int64_t count, int64_t threads) {
+#define CALL(FIRST, LAST) PART(gate_sums)(x, by_y, sums, area, length, channels, FIRST, LAST)
     SHARE_OUT(CALL);
 #undef CALL
 }

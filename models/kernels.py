@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 _WORTH_A_THREAD = 1 << 14  # elements; below, threads cost more than they save
+_RUN = 128  # pixels
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -66,14 +67,12 @@ def gate_backward(
 
 
 def gate_sums(images: torch.Tensor, grad: torch.Tensor | None = None) -> torch.Tensor:
-    """Sums over the pixels of the product of both halves of the channels, and of `grad`: N x C float32.
-
-    Each image is summed by one thread: the sums do not depend on the number of threads.
-    """
+    """Sums over the pixels of the product of both halves of the channels, and of `grad`: N x C float32."""
     count, height, width, channels = images.shape
-    sums = torch.zeros(count, channels // 2)
-    _run("gate_sums", count, images, grad, sums, height * width, channels // 2)
-    return sums
+    runs = -(-height * width // _RUN)  # summed apart: threads share them, whose number does not change the sums
+    sums = torch.zeros(count, runs, channels // 2)
+    _run("gate_sums", count * runs, images, grad, sums, height * width, _RUN, channels // 2)
+    return sums.sum(1)
 
 
 def window_means(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
