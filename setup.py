@@ -129,6 +129,6 @@ setup(
         # fig/*.py
         "fig": FIG,
         # mkdocs.yml: the pages as a site; with ruff, mkdocstrings breaks long signatures into lines
-        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff>=0.6"],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "latex2mathml>=3.77", "ruff>=0.6"],
     },
 )

@@ -5,18 +5,23 @@ site as it stands.
 """
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 ROOMS = ("docs", "Deraining", "Deblurring", "pretrained")  # that hold pages, beside README.md
 _package = TemporaryDirectory(prefix="m3snet-docs-")  # holds a folder m3snet, whatever this one is called
 
 
+@event_priority(100)  # before mkdocstrings reads it
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Show mkdocstrings the package under its name. Links to its parts: not to all that lies here, such as .venv."""
     package = Path(_package.name, "m3snet")
@@ -37,6 +42,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted({*pages, *(file for page in pages for file in linked(page))}):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
+
+
+def on_page_content(content: str, **_: object) -> str:
+    """Formulas as MathML, which browsers draw by themselves."""
+    return FORMULA.sub(
+        lambda found: convert(html.unescape(found[2]), display="block" if found[1] == "div" else "inline"), content
+    )
 
 
 def linked(page: Path) -> list[Path]:
