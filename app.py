@@ -8,14 +8,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import cv2
-import numpy as np
 
 from m3snet.Deblurring.dataset import TASK as DEBLURRING
 from m3snet.Deraining.dataset import TASK as DERAINING
@@ -24,20 +21,20 @@ from m3snet.utils.data.pairs import Pair, check_sizes
 from m3snet.utils.data.samples import sample_pairs
 from m3snet.utils.images import (
     IMAGE_SUFFIXES,
-    WRITTEN_SUFFIXES,
     Photograph,
     check_can_hold,
+    look_at,
     read_photograph,
-    suffix_of,
     write_image,
     write_photograph,
 )
 from m3snet.utils.restoring.backends import BACKENDS, PRECISIONS
-from m3snet.utils.restoring.jobs import FALLBACK
+from m3snet.utils.restoring.jobs import Found, plan
 from m3snet.utils.restoring.photographs import restore_photograph
 from m3snet.utils.restoring.restorer import Restorer
 from m3snet.utils.restoring.tiling import Progress
 from m3snet.utils.scoring.metrics import PROTOCOLS, SMALLEST_SIDE
+from m3snet.utils.scoring.pictures import fit
 
 TASKS = {task.degradation.name: task for task in (DERAINING, DEBLURRING)}
 ENDINGS = {"rain": "dry", "blur": "sharp"}  # of the names of restored photographs
@@ -57,7 +54,7 @@ CSS = """
 .notes p { font-size: var(--text-sm); }
 fieldset .wrap label { flex: 1; }
 .gallery:has(button) { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; }
-.gallery button :is(span, div, img) { display: block; width: 100% !important; height: 80px !important; }
+.gallery button :is(span, div, img) { display: block; width: 100%; max-width: none; height: 80px; }
 .gallery button img { object-fit: cover; }
 """
 # On a telephone the result is below the samples.
@@ -87,38 +84,30 @@ def restore(
     start = time.perf_counter()
     photograph = read_photograph(photo)
     height, width = photograph.pixels.shape[:2]
-    suffix = photo.suffix if photo.suffix.lower() in WRITTEN_SUFFIXES else suffix_of(photo)
-    out = folder / f"{photo.stem}_{ENDINGS[task]}{suffix if suffix in WRITTEN_SUFFIXES else FALLBACK}"
-    check_can_hold(out, photograph)
+    (job,) = plan(Found({photo: Path(f"{photo.stem}_{ENDINGS[task]}{photo.suffix}")}), folder)
+    lost = [*photograph.notes, *check_can_hold(job.out, photograph)]
     truth = read_photograph(target).rgb() if target else None
     if target and truth is not None:
         check_sizes(Pair(photo.stem, photo, target), photograph.pixels, truth)
         if min(height, width) < SMALLEST_SIDE:
             raise UserError(f"{photo}: {width} x {height} pixels; scores need {SMALLEST_SIDE} a side")
     restored = restore_photograph(restorer, photograph, progress)
-    write_photograph(out, restored)
-    facts = f"{width} x {height} pixels · {time.perf_counter() - start:.1f} s"
-    if truth is not None:
-        facts += "  \n" + scores(task, photograph, restored, truth)
-    return Restored(out, shown(photograph, folder / "before.jpg"), shown(restored, folder / "after.jpg"), facts)
+    write_photograph(job.out, restored)
+    facts = [f"{width} x {height} pixels · {time.perf_counter() - start:.1f} s"]
+    if truth is not None:  # the scores that test.py gives
+        before, after = (PROTOCOLS[TASKS[task].protocol](image.rgb(), truth) for image in (photograph, restored))
+        facts.append(
+            f"**PSNR** {before['psnr']:.2f} → {after['psnr']:.2f} dB · "
+            f"**SSIM** {before['ssim']:.4f} → {after['ssim']:.4f}"
+        )
+    facts += [", ".join(lost)] * bool(lost)
+    shown = show(photograph, folder / "before.jpg"), show(restored, folder / "after.jpg")
+    return Restored(job.out, *shown, "  \n".join(facts))
 
 
-def scores(task: str, before: Photograph, after: Photograph, target: np.ndarray) -> str:
-    """PSNR and SSIM of a photograph before and after, as test.py takes them, in one line."""
-    score = PROTOCOLS[TASKS[task].protocol]
-    first, then = (score(photograph.rgb(), target) for photograph in (before, after))
-    psnr, ssim = (f"{first['psnr']:.2f} → {then['psnr']:.2f} dB", f"{first['ssim']:.4f} → {then['ssim']:.4f}")
-    return f"**PSNR** {psnr} · **SSIM** {ssim}"
-
-
-def shown(photograph: Photograph, path: Path) -> Path:
+def show(photograph: Photograph, path: Path) -> Path:
     """Write a photograph as the page shows it: in sRGB, and not too large."""
-    image = photograph.rgb()
-    height, width = image.shape[:2]
-    if (scale := SHOWN / max(height, width)) < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    write_image(path, image)
+    write_image(path, fit(photograph.rgb(), SHOWN))
     return path
 
 
@@ -148,6 +137,20 @@ class Visits:
                 shutil.rmtree(path if path.is_dir() else path.parent, ignore_errors=True)
 
 
+class NoErrands:
+    """Keeps Gradio from fetching for a visitor what lies at an address (ASGI middleware)."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if re.search(r"/file[=/]https?:", scope.get("path", "")):
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body"})
+        else:
+            await self._app(scope, receive, send)
+
+
 def page_of(restorers: dict[str, Restorer], cache: Path, samples: Path) -> Any:
     """The page, as Gradio's Blocks. Uploads and results are written to `cache`, pairs of samples to `samples`."""
     import gradio as gr
@@ -160,8 +163,8 @@ def page_of(restorers: dict[str, Restorer], cache: Path, samples: Path) -> Any:
         ]
         for name, task in TASKS.items()
     }
-    first, _, truth = pairs["rain"][0]
-    sample = restore(restorers["rain"], "rain", Path(first), Path(truth), samples / "restored")
+    first, name, truth = pairs["rain"][0]
+    sample = restore(restorers[name], name, Path(first), Path(truth), samples / "restored")
 
     @contextmanager
     def told() -> Iterator[None]:
@@ -170,19 +173,24 @@ def page_of(restorers: dict[str, Restorer], cache: Path, samples: Path) -> Any:
             yield
         except (UserError, OSError) as error:
             text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            text = re.sub(rf"{re.escape(str(cache))}[^\s/]*/[^/]+/", "", text)
+            text = re.sub(rf"{re.escape(str(cache))}/[^/]+/", "", text)
             raise gr.Error(html.escape(text), print_exception=False) from error
 
     def folder_of(visit: gr.Request) -> Path:
         return visits.keep(str(visit.session_hash), Path(tempfile.mkdtemp(dir=cache)))
 
-    def look(photo: str, visit: gr.Request) -> list[Any]:
+    def on_photo(photo: str, visit: gr.Request) -> list[Any]:
         visits.keep(str(visit.session_hash), Path(photo))
         with told():
-            small = shown(read_photograph(photo), folder_of(visit) / "before.jpg")
+            small = show(read_photograph(photo), folder_of(visit) / "before.jpg")
         return [gr.update(value=small, visible=True), gr.update(visible=False), gr.update(interactive=False), ""]
 
-    def press(
+    def on_target(target: str, visit: gr.Request) -> None:
+        visits.keep(str(visit.session_hash), Path(target))
+        with told():
+            look_at(target)
+
+    def on_restore(
         photo: str | None,
         task: str,
         target: str | None,
@@ -204,17 +212,32 @@ def page_of(restorers: dict[str, Restorer], cache: Path, samples: Path) -> Any:
         pair = gr.update(value=(done.before, done.after), visible=True)
         return [gr.update(visible=False), pair, gr.update(value=done.file, interactive=True), done.facts]
 
-    suffixes = sorted(IMAGE_SUFFIXES)
+    def on_close(visit: gr.Request) -> None:
+        visits.end(str(visit.session_hash))
+
+    def upload(label: str, height: int) -> Any:
+        made = gr.File(label=label, height=height, file_types=sorted(IMAGE_SUFFIXES))
+        take = made.async_move_resource_to_block_cache
+
+        async def take_file(path: str) -> str:
+            if re.match("https?:", path):  # Gradio would fetch it
+                raise gr.Error("Expected a file, found an address.", print_exception=False)
+            return await take(path)
+
+        made.async_move_resource_to_block_cache = take_file
+        return made
+
+    static = {"interactive": False, "buttons": ["fullscreen"]}
     with gr.Blocks(title="M3SNet", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
         gr.Markdown(INTRO, elem_classes="intro")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                photo = gr.File(label="Photograph", file_types=suffixes, height=170)
+                photo = upload("Photograph", 170)
                 task = gr.Radio([("Rain", "rain"), ("Motion blur", "blur")], value="rain", label="Remove")
                 with gr.Accordion("Score against a target", open=False):
-                    target = gr.File(label="The same photograph without rain or blur", file_types=suffixes, height=140)
+                    target = upload("The same photograph without rain or blur", 140)
                 button = gr.Button("Restore", variant="primary", size="lg")
-                examples = {
+                galleries = {
                     name: gr.Dataset(
                         components=[gr.Image(visible=False)],
                         samples=[[row[0]] for row in rows],
@@ -224,34 +247,23 @@ def page_of(restorers: dict[str, Restorer], cache: Path, samples: Path) -> Any:
                     for name, rows in pairs.items()
                 }
             with gr.Column(scale=4, min_width=320, elem_id="stage"):
-                preview = gr.Image(
-                    label="Your photograph", interactive=False, visible=False, height=560, buttons=["fullscreen"]
-                )
+                preview = gr.Image(label="Your photograph", visible=False, height=560, **static)
                 slider = gr.ImageSlider(
-                    (sample.before, sample.after),
-                    label="Before and after",
-                    interactive=False,
-                    max_height=560,
-                    buttons=["fullscreen"],
+                    (sample.before, sample.after), label="Before and after", max_height=560, **static
                 )
                 with gr.Row():
                     with gr.Column(min_width=280):
-                        facts = gr.Markdown("A sample. " + sample.facts, elem_classes="facts")
+                        facts = gr.Markdown(f"A sample. {sample.facts}", elem_classes="facts")
                     download = gr.DownloadButton("Download", interactive=False, min_width=240)
         gr.Markdown(NOTES, elem_classes="notes")
         inputs, outputs = [photo, task, target], [preview, slider, download, facts]
-        stage = {"show_progress_on": [preview, slider], "js": SCROLL}
-        photo.upload(look, photo, outputs, show_progress="hidden").failure(lambda: None, None, photo)
-        button.click(press, inputs, outputs, **stage)
-        for name, gallery in examples.items():
-            gallery.click(pairs[name].__getitem__, gallery, inputs, show_progress="hidden").then(
-                press, inputs, outputs, **stage
-            )
-
-        def leave(visit: gr.Request) -> None:
-            visits.end(str(visit.session_hash))
-
-        page.unload(leave)
+        work = {"fn": on_restore, "inputs": inputs, "outputs": outputs, "show_progress_on": outputs[:2], "js": SCROLL}
+        photo.upload(on_photo, photo, outputs, show_progress="hidden").failure(lambda: None, None, photo)
+        target.upload(on_target, target, show_progress="hidden").failure(lambda: None, None, target)
+        button.click(**work)
+        for name, gallery in galleries.items():
+            gallery.click(pairs[name].__getitem__, gallery, inputs, show_progress="hidden").then(**work)
+        page.unload(on_close)
     return page
 
 
@@ -286,19 +298,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ["GRADIO_TEMP_DIR"] = str(cache)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         page = page_of(restorers, cache, Path(folder) / "samples").queue(default_concurrency_limit=1)
-        page.launch(
-            server_name=args.host,
-            server_port=args.port,
-            share=False,
-            ssr_mode=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            max_file_size=MEGABYTES * 2**20,
-            run_history=False,
-            footer_links=[],
-            css=CSS,
-            theme=theme(),
-        )
+        try:
+            page.launch(
+                server_name=args.host,
+                server_port=args.port,
+                share=False,
+                ssr_mode=False,
+                quiet=True,
+                prevent_thread_lock=True,
+                max_file_size=MEGABYTES * 2**20,
+                run_history=False,
+                footer_links=[],
+                app_kwargs={"middleware": [(NoErrands, (), {})]},
+                css=CSS,
+                theme=theme(),
+            )
+        except OSError as error:
+            taken = f"--host {args.host} --port {args.port}: in use, or no address of this computer; choose another"
+            raise UserError(taken) from error
         print(*restorers.values(), f"the page: {page.local_url}", sep="\n", flush=True)
         try:
             threading.Event().wait()
@@ -308,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="A web page that removes rain or motion blur from photographs.")
     parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0: for other computers too")
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest that is there)")

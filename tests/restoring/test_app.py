@@ -67,10 +67,10 @@ def test_the_download_has_size_format_and_metadata(restorer: Restorer, photo: Pa
 
 @pytest.mark.parametrize(
     ("name", "kept"),
-    [("a.tif", "a_sharp.tif"), ("b.webp", "b_sharp.webp"), ("c.gif", "c_sharp.png"), ("d", "d_sharp.png")],
+    [("a.tif", "a_sharp.tif"), ("b.webp", "b_sharp.webp"), ("c.gif", "c_sharp.png")],
 )
 def test_a_format_that_is_not_written_becomes_png(restorer: Restorer, tmp_path: Path, name: str, kept: str) -> None:
-    kind = {".tif": "TIFF", ".webp": "WEBP", ".gif": "GIF"}.get(Path(name).suffix, "PNG")
+    kind = {".tif": "TIFF", ".webp": "WEBP", ".gif": "GIF"}[Path(name).suffix]
     Image.fromarray(data.astronaut()[:40, :40]).save(tmp_path / name, kind)
     assert restore(restorer, "blur", tmp_path / name, None, tmp_path / "out").file.name == kept
 
@@ -181,8 +181,8 @@ def test_errors_name_the_upload_but_no_path(page: Any, tmp_path: Path, name: str
     contents = {"notes.png": b"Dear diary", "bomb.png": bomb(tmp_path / "bomb.png").read_bytes(), "<b>.png": b""}
     photo = upload(page, name, contents[name])
     for call in (
-        lambda: function(page, "look")(photo, Visit),
-        lambda: function(page, "press")(photo, "rain", None, Visit, lambda *_, **__: None),
+        lambda: function(page, "on_photo")(photo, Visit),
+        lambda: function(page, "on_restore")(photo, "rain", None, Visit, lambda *_, **__: None),
     ):
         with pytest.raises(gradio.Error) as error:
             call()
@@ -192,10 +192,10 @@ def test_errors_name_the_upload_but_no_path(page: Any, tmp_path: Path, name: str
 
 def test_closing_the_page_deletes_its_files(page: Any, photo: Path) -> None:
     path = upload(page, "street.jpg", photo.read_bytes())
-    function(page, "look")(path, Visit)
-    *_, download, facts = function(page, "press")(path, "rain", None, Visit, lambda *_, **__: None)
+    function(page, "on_photo")(path, Visit)
+    *_, download, facts = function(page, "on_restore")(path, "rain", None, Visit, lambda *_, **__: None)
     assert download["value"].is_file() and "71 x 50 pixels" in facts
-    function(page, "leave")(Visit)
+    function(page, "on_close")(Visit)
     assert not Path(path).exists() and not download["value"].exists()
 
 
@@ -203,10 +203,23 @@ def test_closing_the_page_stops_its_work(page: Any, photo: Path, monkeypatch: py
     import gradio
 
     def close(*_: object, **__: object) -> None:
-        function(page, "leave")(Visit)
+        function(page, "on_close")(Visit)
 
     path = upload(page, "street.jpg", photo.read_bytes())
     before = {*page.cache.rglob("*.jpg")}
     with pytest.raises(gradio.Error, match="The page was closed"):
-        function(page, "press")(path, "rain", None, Visit, close)
+        function(page, "on_restore")(path, "rain", None, Visit, close)
     assert {*page.cache.rglob("*.jpg")} == before
+
+
+@pytest.mark.parametrize("address", ["https://example.com/a.jpg", "http://127.0.0.1/a.jpg"])
+def test_what_lies_at_an_address_is_not_fetched(page: Any, address: str) -> None:
+    import asyncio
+
+    import gradio
+
+    files = [block for block in page.blocks.values() if isinstance(block, gradio.File)]
+    assert len(files) == 2
+    for file in files:
+        with pytest.raises(gradio.Error, match="found an address"):
+            asyncio.run(file.async_move_resource_to_block_cache(address))

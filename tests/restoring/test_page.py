@@ -203,6 +203,9 @@ def test_a_sample_is_restored_and_scored(browse: Callable[..., Any], size: tuple
     assert "PSNR" in text_of(driver) and "SSIM" in text_of(driver)
     assert find(driver, "input[value=rain]")[0].is_selected()
     assert driver.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    # On a telephone the page has scrolled to the result.
+    bottom = "return document.querySelector('#stage').getBoundingClientRect().bottom"
+    wait(lambda: driver.execute_script(bottom) <= size[1])
 
 
 def test_a_text_file_is_refused_in_words(browse: Callable[..., Any], server: Server, tmp_path: Path) -> None:
@@ -256,11 +259,23 @@ def test_an_upload_that_is_too_large_is_refused(browse: Callable[..., Any], serv
     assert "size of 100.0 Mb" in wait(lambda: told(driver))
 
 
-def test_files_of_the_computer_and_addresses_are_not_served(server: Server) -> None:
-    for what in (str(ROOT / "README.md"), "/etc/passwd", "https://example.com/", "http://127.0.0.1:1/"):
-        with pytest.raises(HTTPError) as error:
-            urlopen(f"{server.address}gradio_api/file={quote(what)}", timeout=PATIENCE)
-        assert error.value.code in (403, 404)
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [(ROOT / "README.md", 403), ("/etc/passwd", 403), ("https://example.com", 404), ("http://[::1]", 404)],
+)
+def test_files_of_the_computer_and_addresses_are_not_served(server: Server, what: object, code: int) -> None:
+    with pytest.raises(HTTPError) as error:
+        urlopen(f"{server.address}gradio_api/file={quote(str(what))}", timeout=PATIENCE)
+    assert error.value.code == code
+
+
+def test_a_port_that_is_in_use_is_named(server: Server) -> None:
+    port = server.address.rstrip("/").rpartition(":")[2]
+    done = subprocess.run([sys.executable, ROOT / "app.py", "--port", port], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"error: --host 127.0.0.1 --port {port}: in use, or no address of this computer; choose another"
+    )
 
 
 def test_a_stopped_program_leaves_nothing(tmp_path: Path) -> None:

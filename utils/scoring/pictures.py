@@ -29,10 +29,10 @@ def error_map(restored: np.ndarray, target: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
 
 
-def fit_panel(image: np.ndarray) -> np.ndarray:
-    """An H x W x 3 uint8 image as a sheet shows it: scaled down to 400 pixels where it is wider or higher."""
+def fit(image: np.ndarray, side: int) -> np.ndarray:
+    """An H x W x 3 uint8 image, scaled down to `side` pixels where it is wider or higher."""
     height, width = image.shape[:2]
-    scale = min(1, _PANEL / max(height, width))
+    scale = min(1, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
@@ -49,7 +49,7 @@ def comparison_sheet(rows: Sequence[Row], path: str | Path, note: str = "") -> N
     if not rows:
         raise ValueError(f"{path}: a comparison sheet needs at least one image")
     titles = list(rows[0][1])
-    panels = [[fit_panel(images[name]) for name in titles] for _, images, _ in rows]
+    panels = [[fit(images[name], _PANEL) for name in titles] for _, images, _ in rows]
     column = max(_PANEL // 2, *(image.shape[1] for row in panels for image in row))  # not too narrow for the caption
     heights = [max(image.shape[0] for image in row) for row in panels]
     head, caption_height = _MARGIN + _TITLE + 12, _TEXT + 26
