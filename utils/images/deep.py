@@ -156,9 +156,10 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def chunks(png: Buffer) -> Iterator[tuple[bytes, Buffer]]:
-    """(name, whole chunk) of a PNG."""
-    place = len(_SIGNATURE)
-    while place < len(png):
+    """(name, whole chunk) of a PNG; what lies behind its end is none of it."""
+    place, name = len(_SIGNATURE), b""
+    while name != b"IEND" and place + 12 <= len(png):
         (length,) = struct.unpack_from(">I", png, place)
-        yield bytes(png[place + 4 : place + 8]), png[place : place + length + 12]
+        name = bytes(png[place + 4 : place + 8])
+        yield name, png[place : place + length + 12]
         place += length + 12
