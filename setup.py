@@ -128,7 +128,16 @@ setup(
         "app": APP,
         # fig/*.py
         "fig": FIG,
-        # mkdocs.yml: the pages as a site; with ruff, mkdocstrings breaks long signatures into lines
-        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "latex2mathml>=3.77", "ruff>=0.6"],
+        # mkdocs.yml: the pages as a site
+        "docs": [
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=1.0",
+            # the last that mkdocstrings' last for Python 3.10 works with
+            "pymdown-extensions<11; python_version < '3.11'",
+            # formulas
+            "latex2mathml>=3.77",
+            # breaks long signatures into lines
+            "ruff>=0.6",
+        ],
     },
 )

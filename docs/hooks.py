@@ -39,7 +39,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if file.abs_src_path and Path(file.abs_src_path).is_relative_to(ROOT / "docs"):
             files.remove(file)
     pages = [ROOT / "README.md", *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))]
-    for path in sorted({*pages, *(file for page in pages for file in linked(page))}):
+    style = ROOT / "docs/site.css"
+    for path in sorted({style, *pages, *(file for page in pages for file in linked(page))}):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
 
