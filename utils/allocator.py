@@ -32,6 +32,12 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
+def give_back_freed_memory() -> None:
+    """Give back what `keep_freed_memory` kept, before work that needs all memory."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def kept_memory() -> int:
     """The bytes that this process holds and does not use: its next large tensors take nothing from the system."""
     try:

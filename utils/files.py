@@ -19,7 +19,7 @@ class OutputError(UserError):
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write bytes into; it gets the name `path` when the block has ended without an error.
+    """A file to write bytes into, and to read them again; it gets the name `path` when the block ends without an error.
 
     Until then, and for ever if the block fails or the process is killed, `path` is what it was. Missing folders are
     made. A symbolic link stays one: the file it leads to is replaced.
@@ -31,7 +31,7 @@ def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path.parent)
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # or a power failure could leave an empty file under the final name

@@ -6,7 +6,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -49,18 +49,16 @@ def decode_avif(data: bytes, bits: int) -> np.ndarray | None:
     return _spread(image if image.ndim == 2 else cv2.cvtColor(image, orders[image.shape[2]]), bits)
 
 
-def encode_heif(pixels: np.ndarray, alpha: np.ndarray | None, options: dict[str, Any]) -> io.BytesIO:
+def write_heif(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, options: dict[str, Any]) -> None:
     """H x W x 3 uint16 RGB, alpha H x W uint16, as a HEIC of 10 bits; `options` are pillow-heif's."""
     from pillow_heif import from_bytes
 
     samples = _gathered(_samples(pixels, alpha, False), HEIF_BITS) << (16 - HEIF_BITS)
     height, width, channels = samples.shape
-    written = io.BytesIO()
-    from_bytes("RGB;16" if channels == 3 else "RGBA;16", (width, height), samples.tobytes()).save(written, **options)
-    return written
+    from_bytes("RGB;16" if channels == 3 else "RGBA;16", (width, height), samples.tobytes()).save(file, **options)
 
 
-def encode_avif(pixels: np.ndarray, alpha: np.ndarray | None, options: dict[str, Any]) -> io.BytesIO:
+def write_avif(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, options: dict[str, Any]) -> None:
     """The same as an AVIF of 10 bits; `options` are Pillow's."""
     samples = _gathered(_samples(pixels, alpha, False), AVIF_BITS)
     image = cv2.cvtColor(samples, cv2.COLOR_RGB2BGR if alpha is None else cv2.COLOR_RGBA2BGRA)
@@ -70,19 +68,20 @@ def encode_avif(pixels: np.ndarray, alpha: np.ndarray | None, options: dict[str,
     done, encoded = cv2.imencodeWithMetadata(".avif", image, [*held], [*held.values()], settings)
     if not done:
         raise ValueError("OpenCV refuses it")
-    return io.BytesIO(encoded.tobytes())
+    file.write(encoded.data)
 
 
-def encode_png(pixels: np.ndarray, alpha: np.ndarray | None, gray: bool, options: dict[str, Any]) -> io.BytesIO:
+def write_png(
+    file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, gray: bool, options: dict[str, Any]
+) -> None:
     """H x W x 3 uint16 RGB, alpha H x W uint16, as a PNG; `options` are Pillow's for its other chunks."""
     small = io.BytesIO()
     Image.new("L" if gray else "RGB", (1, 1)).save(small, "PNG", **options)
     height, width = pixels.shape[:2]
     channels = (1 if gray else 3) + (alpha is not None)
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
-    written = io.BytesIO()
-    written.write(_SIGNATURE + _chunk(b"IHDR", header))
-    written.writelines(chunk for name, chunk in chunks(small.getvalue()) if name in _HOLDS_NO_PIXELS)
+    file.write(_SIGNATURE + _chunk(b"IHDR", header))
+    file.writelines(chunk for name, chunk in chunks(small.getvalue()) if name in _HOLDS_NO_PIXELS)
     compressor = zlib.compressobj(1)
     above = np.zeros((1, width * channels * 2), np.uint8)
     for first in range(0, height, _ROWS):
@@ -92,31 +91,33 @@ def encode_png(pixels: np.ndarray, alpha: np.ndarray | None, gray: bool, options
         filtered = np.full((len(rows), rows.shape[1] + 1), _UP, np.uint8)
         np.subtract(rows, np.concatenate([above, rows[:-1]]), out=filtered[:, 1:])
         above = rows[-1:]
-        written.write(_chunk(b"IDAT", compressor.compress(filtered.tobytes())))
-    written.write(_chunk(b"IDAT", compressor.flush()) + _chunk(b"IEND", b""))
-    return written
+        file.write(_chunk(b"IDAT", compressor.compress(filtered.tobytes())))
+    file.write(_chunk(b"IDAT", compressor.flush()) + _chunk(b"IEND", b""))
 
 
-def encode_pnm(pixels: np.ndarray, gray: bool) -> io.BytesIO:
+def write_pnm(file: BinaryIO, pixels: np.ndarray, gray: bool) -> None:
     """H x W x 3 uint16 RGB as a PPM, gray as a PGM."""
     height, width = pixels.shape[:2]
-    written = io.BytesIO()
-    written.write(b"P%d\n%d %d\n65535\n" % (5 if gray else 6, width, height))
+    file.write(b"P%d\n%d %d\n65535\n" % (5 if gray else 6, width, height))
     for first in range(0, height, _ROWS):
-        written.write(_samples(pixels[first : first + _ROWS], None, gray).astype(">u2").tobytes())
-    return written
+        file.write(_samples(pixels[first : first + _ROWS], None, gray).astype(">u2").tobytes())
 
 
-def encode_tiff(
-    pixels: np.ndarray, alpha: np.ndarray | None, gray: bool, profile: bytes | None, dpi: tuple[float, float] | None
-) -> io.BytesIO:
+def write_tiff(
+    file: BinaryIO,
+    pixels: np.ndarray,
+    alpha: np.ndarray | None,
+    gray: bool,
+    profile: bytes | None,
+    dpi: tuple[float, float] | None,
+) -> None:
     """H x W x 3 uint16 RGB, alpha H x W uint16, as a little-endian TIFF, compressed by deflate."""
     import tifffile  # late: few images are TIFF files
 
-    written, samples = io.BytesIO(), _samples(pixels, alpha, gray)
+    samples = _samples(pixels, alpha, gray)
     several = samples.shape[2] > 1
     tifffile.imwrite(
-        written,
+        file,
         samples if several else samples[..., 0],
         photometric="minisblack" if gray else "rgb",
         planarconfig="contig" if several else None,
@@ -131,7 +132,6 @@ def encode_tiff(
         byteorder="<",
         bigtiff=False,
     )
-    return written
 
 
 def _spread(samples: np.ndarray, bits: int) -> np.ndarray:

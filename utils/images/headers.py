@@ -105,7 +105,7 @@ def load_file(path: Path) -> tuple[str, bytes]:
         ImageError: it is missing, empty, too large, or of a format that is not read; that is named.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:  # a buffer would be put before the rest: a copy of it all
             start = file.read(64)
             kind = _identify(start)
             if not start:
@@ -120,7 +120,8 @@ def load_file(path: Path) -> tuple[str, bytes]:
             size = os.fstat(file.fileno()).st_size
             if size > 8 * max_pixels():  # bytes of a pixel with four channels of 16 bits
                 raise ImageError(f"{path}: {size:,} bytes are more than an image of {max_pixels():,} pixels can have")
-            return kind, start + file.read()
+            file.seek(0)
+            return kind, file.read()
     except OSError as error:
         raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
 

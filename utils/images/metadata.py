@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import io
+import mmap
 import re
 import struct
 from collections.abc import Container
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Union
+from typing import Any, BinaryIO, NamedTuple, Union
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
@@ -164,7 +165,7 @@ def options_for(metadata: Metadata, format_: str, gray: bool) -> dict[str, Any]:
     return options
 
 
-def add_to_tiff(file: io.BytesIO, metadata: Metadata) -> None:
+def add_to_tiff(file: BinaryIO, metadata: Metadata) -> None:
     """Write the metadata into a little-endian TIFF of one page: its directory again, at the end, with more in it.
 
     Pillow cannot compress a TIFF in which directories lead to others, and tifffile writes no such ones.
@@ -181,7 +182,8 @@ def add_to_tiff(file: io.BytesIO, metadata: Metadata) -> None:
     added = {tag: value for tag, value in added.items() if isinstance(value, dict) or value[1]}
     if not added:
         return
-    with file.getbuffer() as written:
+    file.flush()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as written:
         whole = _load(written, _first(written))
     place = file.seek(0, io.SEEK_END)
     padding = bytes(place % 2)

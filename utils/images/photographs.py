@@ -4,7 +4,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,11 +17,11 @@ from .deep import (
     bits_of,
     decode_avif,
     decode_heif,
-    encode_avif,
-    encode_heif,
-    encode_png,
-    encode_pnm,
-    encode_tiff,
+    write_avif,
+    write_heif,
+    write_png,
+    write_pnm,
+    write_tiff,
 )
 from .headers import ImageError, has_alpha, is_gray, load_file, load_heif, open_header
 from .metadata import Metadata, add_to_tiff, options_for, orientation_of, read_metadata, read_tiff_metadata
@@ -199,38 +199,41 @@ def write_photograph(path: str | Path, photograph: Photograph) -> None:
     if writer.bits == 8:
         pixels = _to_8_bits(pixels)
     alpha = photograph.alpha if pixels.dtype == np.uint16 or photograph.alpha is None else _to_8_bits(photograph.alpha)
-    try:
-        encoded = _encode(writer, replace(photograph, pixels=pixels, alpha=alpha, gray=gray, profile=profile))
-    except (ValueError, OSError) as error:
-        raise ImageError(f"{path}: could not be encoded as {writer.format} ({error})") from error
+    held = replace(photograph, pixels=pixels, alpha=alpha, gray=gray, profile=profile)
     with write_atomically(path) as file:
-        file.write(encoded.getbuffer())
+        try:
+            _encode(file, writer, held)
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno:  # that of the disk
+                raise
+            raise ImageError(f"{path}: could not be encoded as {writer.format} ({error})") from error
 
 
-def _encode(writer: _Writer, photograph: Photograph) -> io.BytesIO:
+def _encode(file: BinaryIO, writer: _Writer, photograph: Photograph) -> None:
     pixels, alpha, gray, profile = photograph.pixels, photograph.alpha, photograph.gray, photograph.profile
-    metadata, deep = photograph.metadata, pixels.dtype == np.uint16
-    options = {**writer.options, **options_for(metadata, writer.format, gray)}
+    options = {**writer.options, **options_for(photograph.metadata, writer.format, gray)}
     options |= {"icc_profile": profile} if profile else {}
-    written = io.BytesIO()
-    if deep and writer.format == "PNG":
-        return encode_png(pixels, alpha, gray, options)
-    if deep and writer.format == "PPM":
-        return encode_pnm(pixels, gray)
-    if deep and writer.format in ("HEIF", "AVIF"):
-        return (encode_heif if writer.format == "HEIF" else encode_avif)(pixels, alpha, options)
-    if deep:
-        written = encode_tiff(pixels, alpha, gray, profile, options.get("dpi"))
-    else:
+    if pixels.dtype == np.uint8:
         picture = Image.fromarray(np.ascontiguousarray(pixels[..., 1] if gray else pixels))
         if alpha is not None:
             picture.putalpha(Image.fromarray(alpha))
         if "qtables" in options:
             del options["quality"]
+        written = io.BytesIO()  # the file itself would do, but for Pillow's words where the disk is full
         picture.save(written, writer.format, **options)
+        file.write(written.getbuffer())
+    elif writer.format == "PNG":
+        write_png(file, pixels, alpha, gray, options)
+    elif writer.format == "PPM":
+        write_pnm(file, pixels, gray)
+    elif writer.format == "TIFF":
+        write_tiff(file, pixels, alpha, gray, profile, options.get("dpi"))
+    elif writer.format == "HEIF":
+        write_heif(file, pixels, alpha, options)
+    else:
+        write_avif(file, pixels, alpha, options)
     if writer.format == "TIFF":
-        add_to_tiff(written, metadata)
-    return written
+        add_to_tiff(file, photograph.metadata)
 
 
 def check_can_hold(path: Path, photograph: Photograph) -> list[str]:
@@ -329,7 +332,9 @@ def _decode_with_opencv(path: Path, data: bytes, alpha: bool = False) -> tuple[n
         raise ImageError(f"{path}: {image.dtype} pixels; expected an 8- or 16-bit image")
     if alpha:
         return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB), image[..., 3].copy()
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), None
+    for first in range(0, len(image), _ROWS):  # in place: with a second array, a large one would need much memory
+        image[first : first + _ROWS] = cv2.cvtColor(image[first : first + _ROWS], cv2.COLOR_BGR2RGB)
+    return image, None
 
 
 def _decode_with_pillow(path: Path, picture: ImageFile.ImageFile) -> Photograph:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = range(3)  # photometric interpretations
 _RAW = {32803, 34892}  # those of what a sensor saw
 _DNG = 50706
+_BUFFER = 1 << 24  # bytes decoded in one pass
 _PLAIN, _DEFLATE = 1, {8, 32946}  # compressions
 
 
@@ -50,7 +51,8 @@ def read_tiff(path: Path, data: bytes, decode: bool = True) -> TiffImage:
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what it also raises
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
+        # tifffile's objects refer to each other in circles, and would hold `data` until these are collected.
+        with io.BytesIO(data) as stream, tifffile.TiffFile(stream) as file:
             page, index = _image_page(path, [page for page in file.pages if isinstance(page, tifffile.TiffPage)])
             _check_tags(file.tiff, page, data)
             return _read_page(path, page, index, len(data), decode)
@@ -105,7 +107,7 @@ def _read_page(path: Path, page: TiffPage, index: int, size: int, decode: bool) 
 
 
 def _decode(page: TiffPage) -> np.ndarray:
-    array = page.asarray(maxworkers=1)
+    array = page.asarray(maxworkers=1, buffersize=_BUFFER)
     if page.samplesperpixel > 1 and page.planarconfig == 2:
         array = np.moveaxis(array, 0, -1)
     if page.photometric == _WHITE_IS_ZERO:

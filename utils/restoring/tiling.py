@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..allocator import give_back_freed_memory
 from ..images import to_image, to_tensor
 
 Progress = Callable[[int, int], None]  # is given the tiles that are done, and all
@@ -48,6 +49,7 @@ def in_tiles(
         raise ValueError(f"tiles of {tile} pixels are too small; expected more than their overlap of {overlap}")
     rows, columns = (spans_of(length, tile, overlap, grid) for length in (height, width))
     down, across = fades(rows, ceil(_FADE * overlap)), fades(columns, ceil(_FADE * overlap))
+    give_back_freed_memory()  # of reading the file: its holes do not fit what comes now
     restored = np.empty_like(image)
     band = torch.zeros(1, 3, rows[0].stop, width)  # the rows that a row of tiles covers
     hidden = progress is not None or not sys.stderr.isatty()
