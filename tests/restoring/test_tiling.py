@@ -281,7 +281,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM:
 def test_restore_stays_below_4_gib_at_100_megapixels(suffix: str, dtype: type, tmp_path: Path) -> None:
     """With noise in it, or it would be a small file."""
     photo = tmp_path / f"photo{suffix}"
-    image = np.tile(data.astronaut(), (17, 24, 1))[:8400, :12_000].astype(dtype)
+    image: np.ndarray = np.tile(data.astronaut(), (17, 24, 1))[:8400, :12_000].astype(dtype)
     if dtype == np.uint16:
         image *= 256
         image |= np.random.default_rng(0).integers(0, 256, image.shape, np.uint8)
