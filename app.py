@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -44,7 +43,7 @@ SHOWN = 1600  # pixels, at most, of the longer side of what the page shows
 HOUR = 3600  # seconds
 
 INTRO = """# M3SNet
-Removes rain and motion blur from photographs. Rain becomes clearly less; motion blur so far hardly."""
+Removes rain or motion blur from a photograph. Rain becomes much fainter; motion blur changes little so far."""
 NOTES = f"""JPEG, PNG, TIFF, WebP, AVIF, HEIC and others, up to {MEGABYTES} MB. The download keeps the size, format and
 metadata of the photograph. Photographs stay on the computer that runs this page, and are deleted when you close it."""
 CSS = """
@@ -81,7 +80,6 @@ def restore(
     Raises:
         UserError, OSError: a file cannot be read, the two do not fit, or the result cannot be written.
     """
-    start = time.perf_counter()
     photograph = read_photograph(photo)
     height, width = photograph.pixels.shape[:2]
     (job,) = plan(Found({photo: Path(f"{photo.stem}_{ENDINGS[task]}{photo.suffix}")}), folder)
@@ -93,7 +91,7 @@ def restore(
             raise UserError(f"{photo}: {width} x {height} pixels; scores need {SMALLEST_SIDE} a side")
     restored = restore_photograph(restorer, photograph, progress)
     write_photograph(job.out, restored)
-    facts = [f"{width} x {height} pixels · {time.perf_counter() - start:.1f} s"]
+    facts = [f"{width} x {height} pixels"]
     if truth is not None:  # the scores that test.py gives
         before, after = (PROTOCOLS[TASKS[task].protocol](image.rgb(), truth) for image in (photograph, restored))
         facts.append(

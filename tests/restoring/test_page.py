@@ -2,18 +2,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from signal import SIGTERM
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -23,101 +21,54 @@ from PIL import Image
 from skimage import data
 
 from m3snet import restore
+from m3snet.fig.draw_app import (
+    APP,
+    LAPTOP,
+    PATIENCE,
+    TELEPHONE,
+    browse,
+    find_browser,
+    is_restored,
+    samples,
+    serve,
+    wait,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER and find_spec("selenium")), reason="needs Chromium and chromedriver"),
-    pytest.mark.skipif(not find_spec("gradio"), reason="needs gradio"),
-    pytest.mark.xdist_group("page"),  # one page serves them all
+    pytest.mark.skipif(not find_browser(), reason="needs Chromium and chromedriver"),
+    pytest.mark.skipif(not find_spec("selenium") or not find_spec("gradio"), reason="needs gradio and selenium"),
 ]
-LAPTOP, PHONE = (1280, 800), (390, 844)
-PATIENCE = 300  # seconds; nothing takes so long on a machine that has little else to do
 
 
-class Server:
-    """`python app.py` in a process of its own, with an empty folder for temporary files."""
+class Server(NamedTuple):
+    """app.py as it runs, and its folder for temporary files."""
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.temporary = folder / "temporary"
-        self.temporary.mkdir()
-        self.address = f"http://127.0.0.1:{port}/"
-        self.process = subprocess.Popen(
-            [sys.executable, ROOT / "app.py", "--port", str(port)],
-            env={**os.environ, "TMPDIR": str(self.temporary)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert self.process.stdout
-        lines = iter(self.process.stdout.readline, "")
-        self.said = [line.strip() for line in iter(lambda: next(lines, ""), f"the page: {self.address}\n") if line]
+    address: str
+    process: subprocess.Popen[str]
+    temporary: Path
 
     def photographs(self) -> set[str]:
         """Names of the files that visitors have there."""
         return {path.name for path in self.temporary.glob("*/page/**/*.jpg")}
 
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.process.kill()
+    temporary = tmp_path_factory.mktemp("temporary")
+    with serve(temporary) as (address, process):
+        yield Server(address, process, temporary)
 
 
 @pytest.fixture
-def browse(server: Server, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def visit(server: Server, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens the page in a browser of its own, in a window of some size."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    opened = []
-
-    def open_page(size: tuple[int, int] = LAPTOP) -> Any:
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
-        for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-prefers-reduced-motion"):
-            options.add_argument(word)
-        options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-        options.enable_bidi = True
-        driver = webdriver.Chrome(options, Service(DRIVER))
-        opened.append(driver)
-        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        driver.get(server.address)
-        wait(lambda: samples(driver))
-        return driver
-
-    yield open_page
-    for driver in opened:
-        driver.quit()
-
-
-def wait(ready: Callable[[], Any]) -> Any:
-    """What `ready` returns as soon as that is true."""
-    end = time.monotonic() + PATIENCE
-    while not (found := ready()):
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.1)
-    return found
+    with ExitStack() as stack:
+        yield lambda size=LAPTOP: stack.enter_context(browse(server.address, size, tmp_path / "downloads"))
 
 
 def find(driver: Any, selector: str) -> list[Any]:
     return driver.find_elements("css selector", selector)
-
-
-def samples(driver: Any) -> list[Any]:
-    return find(driver, "button.gallery-item")
 
 
 BUTTON = "[...document.querySelectorAll('button, label')].find(found => found.innerText.trim() === arguments[0])"
@@ -126,11 +77,6 @@ BUTTON = "[...document.querySelectorAll('button, label')].find(found => found.in
 def press(driver: Any, text: str) -> None:
     """Scripts do it at once: the page may replace an element that was found."""
     driver.execute_script(f"{BUTTON}.click()", text)
-
-
-def is_restored(driver: Any) -> bool:
-    """Whether there is something to download."""
-    return driver.execute_script(f"return !{BUTTON}.disabled", "Download")
 
 
 def text_of(driver: Any) -> str:
@@ -152,8 +98,8 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_photograph_is_restored_and_downloaded(browse: Callable[..., Any], photo: Path, tmp_path: Path) -> None:
-    driver = browse()
+def test_a_photograph_is_restored_and_downloaded(visit: Callable[..., Any], photo: Path, tmp_path: Path) -> None:
+    driver = visit()
     find(driver, "input[type=file]")[0].send_keys(str(photo))
     wait(lambda: "Your photograph" in text_of(driver) and photo.stem in text_of(driver))
     press(driver, "Motion blur")
@@ -167,7 +113,7 @@ def test_a_photograph_is_restored_and_downloaded(browse: Callable[..., Any], pho
     assert download.read_bytes() == (tmp_path / "expected.jpg").read_bytes()
 
 
-def test_the_slider_moves_from_before_to_after(browse: Callable[..., Any]) -> None:
+def test_the_slider_moves_from_before_to_after(visit: Callable[..., Any]) -> None:
     from selenium.webdriver import ActionChains
 
     def hidden() -> float:
@@ -175,7 +121,7 @@ def test_the_slider_moves_from_before_to_after(browse: Callable[..., Any]) -> No
         after = find(driver, "[data-testid=imageslider-image]")[1]
         return float(re.findall(r"[\d.]+(?=%)", after.get_attribute("style"))[0])
 
-    driver = browse()
+    driver = visit()
     assert wait(lambda: find(driver, "[data-testid=slider]")) and hidden() == 50
     for pixels in (-150, 300):
         before = hidden()
@@ -183,8 +129,8 @@ def test_the_slider_moves_from_before_to_after(browse: Callable[..., Any]) -> No
         assert (hidden() - before) * pixels > 1500
 
 
-def test_nothing_is_asked_of_another_computer(browse: Callable[..., Any], server: Server) -> None:
-    driver = browse()
+def test_nothing_is_asked_of_another_computer(visit: Callable[..., Any], server: Server) -> None:
+    driver = visit()
     samples(driver)[0].click()
     wait(lambda: is_restored(driver))
     events = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
@@ -194,9 +140,9 @@ def test_nothing_is_asked_of_another_computer(browse: Callable[..., Any], server
     assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-@pytest.mark.parametrize("size", [LAPTOP, PHONE])
-def test_a_sample_is_restored_and_scored(browse: Callable[..., Any], size: tuple[int, int]) -> None:
-    driver = browse(size)
+@pytest.mark.parametrize("size", [LAPTOP, TELEPHONE])
+def test_a_sample_is_restored_and_scored(visit: Callable[..., Any], size: tuple[int, int]) -> None:
+    driver = visit(size)
     press(driver, "Motion blur")
     samples(driver)[1].click()
     wait(lambda: is_restored(driver) and "451 x 300 pixels" in text_of(driver))
@@ -208,16 +154,16 @@ def test_a_sample_is_restored_and_scored(browse: Callable[..., Any], size: tuple
     wait(lambda: driver.execute_script(bottom) <= size[1])
 
 
-def test_a_text_file_is_refused_in_words(browse: Callable[..., Any], server: Server, tmp_path: Path) -> None:
+def test_a_text_file_is_refused_in_words(visit: Callable[..., Any], server: Server, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("Dear diary")
-    driver = browse()
+    driver = visit()
     find(driver, "input[type=file]")[0].send_keys(str(tmp_path / "notes.png"))
     assert wait(lambda: told(driver)) == "notes.png: not an image, or one of an unknown format"
     wait(lambda: "Drop File Here" in text_of(driver))  # for another one
 
 
-def test_twenty_visitors_at_once(browse: Callable[..., Any], server: Server) -> None:
-    driver = browse()
+def test_twenty_visitors_at_once(visit: Callable[..., Any], server: Server) -> None:
+    driver = visit()
     visitors = [driver.current_window_handle]
     for _ in range(19):
         profile = driver.browser.create_user_context()  # a browser opens few connections for all its tabs
@@ -240,8 +186,8 @@ def test_twenty_visitors_at_once(browse: Callable[..., Any], server: Server) -> 
     assert len(positions) > 5
 
 
-def test_files_go_with_the_page(browse: Callable[..., Any], server: Server, photo: Path) -> None:
-    driver = browse()
+def test_files_go_with_the_page(visit: Callable[..., Any], server: Server, photo: Path) -> None:
+    driver = visit()
     find(driver, "input[type=file]")[0].send_keys(str(photo))
     wait(lambda: "Your photograph" in text_of(driver))
     press(driver, "Restore")
@@ -251,17 +197,17 @@ def test_files_go_with_the_page(browse: Callable[..., Any], server: Server, phot
     wait(lambda: not {"my street.jpg", "my street_dry.jpg"} & server.photographs())
 
 
-def test_an_upload_that_is_too_large_is_refused(browse: Callable[..., Any], server: Server, tmp_path: Path) -> None:
+def test_an_upload_that_is_too_large_is_refused(visit: Callable[..., Any], server: Server, tmp_path: Path) -> None:
     with (tmp_path / "large.bmp").open("wb") as file:
         file.truncate(110_000_000)
-    driver = browse()
+    driver = visit()
     find(driver, "input[type=file]")[0].send_keys(str(tmp_path / "large.bmp"))
     assert "size of 100.0 Mb" in wait(lambda: told(driver))
 
 
 @pytest.mark.parametrize(
     ("what", "code"),
-    [(ROOT / "README.md", 403), ("/etc/passwd", 403), ("https://example.com", 404), ("http://[::1]", 404)],
+    [(APP, 403), ("/etc/passwd", 403), ("https://example.com", 404), ("http://[::1]", 404)],
 )
 def test_files_of_the_computer_and_addresses_are_not_served(server: Server, what: object, code: int) -> None:
     with pytest.raises(HTTPError) as error:
@@ -271,7 +217,7 @@ def test_files_of_the_computer_and_addresses_are_not_served(server: Server, what
 
 def test_a_port_that_is_in_use_is_named(server: Server) -> None:
     port = server.address.rstrip("/").rpartition(":")[2]
-    done = subprocess.run([sys.executable, ROOT / "app.py", "--port", port], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, APP, "--port", port], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         f"error: --host 127.0.0.1 --port {port}: in use, or no address of this computer; choose another"
@@ -279,7 +225,8 @@ def test_a_port_that_is_in_use_is_named(server: Server) -> None:
 
 
 def test_a_stopped_program_leaves_nothing(tmp_path: Path) -> None:
-    server = Server(tmp_path)
-    assert urlopen(server.address, timeout=PATIENCE).status == 200
-    assert server.stop() == 128 + signal.SIGTERM
-    assert not [*server.temporary.iterdir()]
+    with serve(tmp_path) as (address, process):
+        assert urlopen(address, timeout=PATIENCE).status == 200
+        process.terminate()
+        assert process.wait(PATIENCE) == 128 + SIGTERM
+    assert not [*tmp_path.iterdir()]
