@@ -114,7 +114,7 @@ def restore_file(restorer: Restorer, job: Job, overwrite: bool = False) -> str:
     """
     start = time.perf_counter()
     if is_video(job.photo):
-        frames = restore_video(restorer, job.photo, job.out)
+        frames = restore_video(restorer, job.photo, job.out, overwrite=overwrite)
         return f"{job.photo}  {frames} frames  {time.perf_counter() - start:.1f} s  -> {job.out}"
     photograph = read_photograph(job.photo)
     if lost := [*photograph.notes, *check_can_hold(job.out, photograph)]:
@@ -123,11 +123,12 @@ def restore_file(restorer: Restorer, job: Job, overwrite: bool = False) -> str:
     if job.comparison:
         wide = np.broadcast_to(photograph.pixels[:1, :1], (height, 2 * width + GAP, 3))
         check_can_hold(job.comparison, replace(photograph, pixels=wide))
+    missing = [path for path in job.outputs if overwrite or not path.exists()]
     restored = restore_photograph(restorer, photograph)
-    if overwrite or not job.out.exists():
-        write_photograph(job.out, restored)
-    if job.comparison and (overwrite or not job.comparison.exists()):
-        write_photograph(job.comparison, side_by_side(photograph, restored))
+    if job.out in missing:
+        write_photograph(job.out, restored, overwrite)
+    if job.comparison in missing:
+        write_photograph(job.comparison, side_by_side(photograph, restored), overwrite)
     return f"{job.photo}  {width}x{height}  {time.perf_counter() - start:.1f} s  -> {job.out}"
 
 

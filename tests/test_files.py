@@ -41,6 +41,17 @@ def test_what_is_written_is_there(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask  # readable to whom the user's files are
 
 
+def test_what_another_program_has_written_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with (
+        pytest.raises(OutputError, match="file exists by now: another program has written it"),
+        write_atomically(path, overwrite=False) as file,
+    ):
+        file.write(b"mine")
+        path.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

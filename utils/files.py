@@ -18,16 +18,17 @@ class OutputError(UserError):
 
 
 @contextmanager
-def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
+def write_atomically(path: str | Path, overwrite: bool = True) -> Iterator[BinaryIO]:
     """A file to write bytes into, and to read them again; it gets the name `path` when the block ends without an error.
 
     Until then, and for ever if the block fails or the process is killed, `path` is what it was. Missing folders are
-    made. A symbolic link stays one: the file it leads to is replaced.
+    made. A symbolic link stays one: the file it leads to is replaced, unless `overwrite` is off.
 
     Raises:
+        OutputError: without `overwrite`, there is such a file by the time the block ends.
         OSError: the folder or the file cannot be written, or the disk is full.
     """
-    path = Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path.parent)
     try:
@@ -35,6 +36,8 @@ def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())  # or a power failure could leave an empty file under the final name
+        if not overwrite and path.exists():
+            raise OutputError(f"{named} exists by now: another program has written it, and it is left as it is")
         temporary.replace(path)
     except OSError as error:
         if error.errno and error.filename in (None, str(temporary)):  # a full disk gives no name

@@ -15,12 +15,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from m3snet.Deblurring import prepare as deblurring
 from m3snet.Deraining import prepare as deraining
 from m3snet.utils.data.download import CHECKSUMS, Archive, ArchiveError, check, fetch
 from m3snet.utils.data.pairs import PairError, find_pairs
-from m3snet.utils.data.prepare import cut_patches
+from m3snet.utils.data.prepare import LOCK, cut_patches
 from m3snet.utils.data.scenes import perceptual_hash, split_by_scene
 from m3snet.utils.images import read_image, write_image
 
@@ -293,6 +294,20 @@ def test_what_a_killed_run_left_is_cleared(tmp_path):
     left.write_bytes(b"old")
     archive = write_zip(tmp_path / "train.zip", pairs_of("train", "1.png"))
     deraining.main(["--root", str(tmp_path / "root"), "--archive", str(archive)])
+    assert files(tmp_path / "root") == pairs_of("Rain13K/train", "1.png")
+
+
+def test_two_at_once_do_not_disturb_each_other(tmp_path):
+    archive = write_zip(tmp_path / "train.zip", pairs_of("train", "1.png"))
+    (tmp_path / "root").mkdir()
+    words = ["--root", str(tmp_path / "root"), "--archive", str(archive)]
+    with (
+        FileLock(tmp_path / "root" / LOCK),
+        pytest.raises(ArchiveError, match=r"root: another prepare\.py is at work there"),
+    ):
+        deraining.main(words)
+    assert not (tmp_path / "root/Rain13K").exists()
+    deraining.main(words)
     assert files(tmp_path / "root") == pairs_of("Rain13K/train", "1.png")
 
 

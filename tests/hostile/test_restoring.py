@@ -167,7 +167,7 @@ def test_two_processes_with_one_output(weights: Path, tmp_path: Path) -> None:
     ]
     said = [process.communicate()[1] for process in processes]
     codes = [process.returncode for process in processes]
-    assert 0 in codes
+    assert sorted(codes) == [0, 1, 1]  # one has written it, and the others say so
     for code, text in zip(codes, said, strict=True):
         assert text.startswith("error: out.png exists") if code else text == ""
     assert read_image(tmp_path / "out.png").shape[0] in (200, 201, 202)

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ..files import make_folder
 from ..images import read_image, write_image
 from ..tasks import Task
 from .download import Archive, ArchiveError, fetch, unpack
 from .pairs import Pair, PairError, check_sizes, find_pairs
+
+LOCK = ".prepare.lock"
 
 
 def prepare(
@@ -22,9 +26,27 @@ def prepare(
     """Download, unpack and cut what the command line names; what is there already is left as it is.
 
     Raises:
-        ArchiveError, PairError, ImageError, OSError: see utils.data.download and `cut_patches`.
+        OutputError: nothing can be written below DATA.ROOT.
+        ArchiveError, PairError, ImageError, OSError: see utils.data.download and `cut_patches`; or another prepare.py
+            is at work there.
     """
     arguments = _parse(task, archives, description, argv)
+    make_folder(arguments.root, "--root DIR")
+    lock = FileLock(arguments.root / LOCK)  # the operating system's: it ends with its process, however that ends
+    try:
+        lock.acquire(timeout=0)
+        _prepare(task, archives, arguments)
+    except Timeout as error:
+        raise ArchiveError(
+            f"{arguments.root}: another prepare.py is at work there; wait for it, or name another --root DIR"
+        ) from error
+    finally:
+        if lock.is_locked:
+            lock.release()
+            (arguments.root / LOCK).unlink(missing_ok=True)
+
+
+def _prepare(task: Task, archives: Sequence[Archive], arguments: argparse.Namespace) -> None:
     root: Path = arguments.root
     training = [known.folder for known in task.train_sets.values()]
     folders = _folders(task)

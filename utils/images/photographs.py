@@ -180,13 +180,14 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     write_photograph(path, Photograph(image))
 
 
-def write_photograph(path: str | Path, photograph: Photograph) -> None:
+def write_photograph(path: str | Path, photograph: Photograph, overwrite: bool = True) -> None:
     """Write an image with its alpha, profile and metadata, a JPEG at the quality it came with; else as `write_image`.
 
     What the format cannot hold of them is converted, rounded or left out: `check_can_hold` says what.
 
     Raises:
         ImageError, OSError: as `write_image`; or the format cannot hold what the photograph has.
+        OutputError: without `overwrite`, another program has written such a file.
     """
     path, image = Path(path), photograph.pixels
     if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] != 3:
@@ -200,7 +201,7 @@ def write_photograph(path: str | Path, photograph: Photograph) -> None:
         pixels = _to_8_bits(pixels)
     alpha = photograph.alpha if pixels.dtype == np.uint16 or photograph.alpha is None else _to_8_bits(photograph.alpha)
     held = replace(photograph, pixels=pixels, alpha=alpha, gray=gray, profile=profile)
-    with write_atomically(path) as file:
+    with write_atomically(path, overwrite) as file:
         try:
             _encode(file, writer, held)
         except (ValueError, OSError) as error:

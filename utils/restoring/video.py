@@ -60,7 +60,9 @@ class Part:
     image: np.ndarray | None  # the frame: H x W x 3 RGB, uint8 or, of more than 8 bits, uint16
 
 
-def restore_video(restorer: Restore, source: Path, out: Path, progress: Progress | None = None) -> int:
+def restore_video(
+    restorer: Restore, source: Path, out: Path, progress: Progress | None = None, overwrite: bool = True
+) -> int:
     """Restore every frame of `source` into `out`; returns how many there are.
 
     Copied: audio, subtitles and all other streams that `out` can hold, packet by packet; time stamps, rotation, pixel
@@ -71,7 +73,7 @@ def restore_video(restorer: Restore, source: Path, out: Path, progress: Progress
     Raises:
         VideoError: PyAV is missing; not a video, damaged, interlaced, or of a kind that `out` cannot hold.
         ImageError: its frames have too many pixels.
-        OutputError: `out` is `source`.
+        OutputError: `out` is `source`; or, without `overwrite`, another program has written such a file.
         OSError: `out` cannot be written, or the disk is full.
     """
     try:
@@ -87,7 +89,7 @@ def restore_video(restorer: Restore, source: Path, out: Path, progress: Progress
             if first is None or first.frame is None:
                 raise VideoError(f"{source}: the video has no frame that can be decoded")
             with (
-                write_atomically(out) as written,
+                write_atomically(out, overwrite) as written,
                 Target(out, written, video, first.frame) as target,
                 nullcontext(progress) if progress else Report(source.name) as report,
             ):
