@@ -62,7 +62,8 @@ def restore_files(args: argparse.Namespace) -> None:
     jobs = plan(found, args.out, args.format, args.compare)
     to_folder = [job.out for job in jobs] != [args.out]
     check_outputs((path for job in jobs for path in job.outputs), found.photos, args.overwrite or to_folder)
-    todo = [job for job in jobs if args.overwrite or not all(path.exists() for path in job.outputs)]
+    missing = {job: [path for path in job.outputs if args.overwrite or not path.exists()] for job in jobs}
+    todo = [job for job in jobs if missing[job]]
     if found.others:
         print(f"neither images nor videos, left out: {found.others}")
     if todo:
@@ -82,7 +83,7 @@ def restore_files(args: argparse.Namespace) -> None:
         for job in bar:
             bar.set_postfix_str(job.photo.name)
             try:
-                line = restore_file(restorer, job, args.overwrite)
+                line = restore_file(restorer, job, missing[job], args.overwrite)
             except (OSError, UserError) as error:  # the files after it may be good
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise UserError(f"{job.out}: {error.strerror}") from error  # none of them could be written
@@ -106,11 +107,12 @@ def restore_files(args: argparse.Namespace) -> None:
         print(tally())
 
 
-def restore_file(restorer: Restorer, job: Job, overwrite: bool = False) -> str:
-    """Restore one file; a line that says so comes back. Without `overwrite`, files that exist stay as they are.
+def restore_file(restorer: Restorer, job: Job, missing: Sequence[Path], overwrite: bool) -> str:
+    """Restore one file and write those that are `missing` of its outputs; a line that says so comes back.
 
     Raises:
-        UserError, OSError: it cannot be read, restored or written.
+        UserError, OSError: it cannot be read, restored or written; or, without `overwrite`, another program has
+            written one of them meanwhile.
     """
     start = time.perf_counter()
     if is_video(job.photo):
@@ -123,11 +125,10 @@ def restore_file(restorer: Restorer, job: Job, overwrite: bool = False) -> str:
     if job.comparison:
         wide = np.broadcast_to(photograph.pixels[:1, :1], (height, 2 * width + GAP, 3))
         check_can_hold(job.comparison, replace(photograph, pixels=wide))
-    missing = [path for path in job.outputs if overwrite or not path.exists()]
     restored = restore_photograph(restorer, photograph)
     if job.out in missing:
         write_photograph(job.out, restored, overwrite)
-    if job.comparison in missing:
+    if job.comparison and job.comparison in missing:
         write_photograph(job.comparison, side_by_side(photograph, restored), overwrite)
     return f"{job.photo}  {width}x{height}  {time.perf_counter() - start:.1f} s  -> {job.out}"
 
@@ -167,7 +168,8 @@ def restore_piped(args: argparse.Namespace) -> None:
             result = Path(folder, "stdout" + (suffix if suffix in WRITTEN_SUFFIXES else FALLBACK))
             restorer = open_restorer(args)
             print(restorer, file=sys.stderr)
-            line = restore_file(restorer, Job(source, result if out == STREAM else out), args.overwrite)
+            job = Job(source, result if out == STREAM else out)
+            line = restore_file(restorer, job, job.outputs, args.overwrite)
         except UserError as error:
             raise UserError(str(error).replace(f"{folder}{os.sep}", "")) from error
         print(line.replace(f"{folder}{os.sep}", ""), file=sys.stderr)

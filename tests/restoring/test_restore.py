@@ -333,10 +333,10 @@ def test_a_folder_goes_on_where_it_stopped(
 def test_ctrl_c_says_how_far_it_came(
     weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(path: Path, photograph: Photograph) -> None:
+    def stop(path: Path, photograph: Photograph, overwrite: bool) -> None:
         if path.name == "b.jpg":
             raise KeyboardInterrupt
-        write_photograph(path, photograph)
+        write_photograph(path, photograph, overwrite)
 
     monkeypatch.setattr("m3snet.restore.write_photograph", stop)
     for name in ("a.jpg", "b.jpg", "c.jpg"):
@@ -350,7 +350,7 @@ def test_ctrl_c_says_how_far_it_came(
 def test_a_full_disk_ends_it_at_once(
     weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, photograph: Photograph) -> None:
+    def full(path: Path, photograph: Photograph, overwrite: bool) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("m3snet.restore.write_photograph", full)
