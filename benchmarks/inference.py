@@ -3,8 +3,9 @@
 The variants take turns in one process, image by image, so that whatever else the machine does meets them alike; medians
 are compared. `published` is the packaged network of spandrel_extra_arches (extra `test`), eager float32 in contiguous
 memory, with TLC as models/tlc.py gives it to any network; the others are this project's: `exact` is what test.py runs,
-`fused` what restore.py runs. The table stands twice: with glibc's allocator as it is, and as this project's programs
-set it (utils/allocator.py); each in a process of its own, and so is each measurement of peak memory.
+`fused` what restore.py runs, and with `--openvino` that backend (extra `fast`). The table stands twice: with glibc's
+allocator as it is, and as this project's programs set it (utils/allocator.py); each in a process of its own, and so is
+each measurement of peak memory.
 
     python benchmarks/inference.py --size M3SNet-S --image 1280x720 --rounds 5 --json inference.json
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,13 +30,18 @@ from m3snet.models import SIZES, M3SNet, apply_tlc, create_model, fuse, tlc_wind
 from m3snet.utils.allocator import keep_freed_memory
 from m3snet.utils.cli import run_program
 from m3snet.utils.provenance import machine, provenance
+from m3snet.utils.restoring.exports import Network, export, facts_of, open_export
 
 PATCH = 128  # pixels, of the released weights: TLC's window is 192
-VARIANTS: dict[str, Callable[[M3SNet], nn.Module]] = {
+VARIANTS: dict[str, Callable[[M3SNet], Network]] = {
     "published": lambda model: published(model),
     "exact": lambda model: model.to(memory_format=torch.channels_last),
     "fused float32": fuse,
     "fused bfloat16": lambda model: fuse(model, torch.bfloat16),
+}
+OPENVINO: dict[str, Callable[[M3SNet], Network]] = {
+    "openvino float32": lambda model: openvino(model, "float32"),
+    "openvino bfloat16": lambda model: openvino(model, "bfloat16"),
 }
 
 
@@ -55,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="M3SNet-S")
     parser.add_argument("--image", type=size, default=(256, 256), metavar="WxH", help="default: 256x256")
     parser.add_argument("--no-tlc", dest="tlc", action="store_false", help="pool over the whole image")
+    parser.add_argument("--openvino", action="store_true", help="OpenVINO as well")
     parser.add_argument("--rounds", type=int, default=5, help="after one that warms up (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every time, and where it comes from")
     args = parser.parse_args(argv)
@@ -62,15 +70,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, CPU")
     print(f"{args.size}, {width}x{height}, {'TLC' if args.tlc else 'without TLC'}, medians of {args.rounds} rounds\n")
     rows = []
+    variants = (*VARIANTS, *(OPENVINO if args.openvino else ()))
     for keep in (False, True):
-        case = Case(args.size, args.image, args.tlc, args.rounds, keep, tuple(VARIANTS))
+        case = Case(args.size, args.image, args.tlc, args.rounds, keep, variants)
         times = in_new_process(measure, case)
-        peaks = {name: in_new_process(peak, case._replace(variants=(name,))) for name in VARIANTS}
+        peaks = {name: in_new_process(peak, case._replace(variants=(name,))) for name in variants}
         print("allocator: " + ("keeps freed memory, as in this project's programs" if keep else "as glibc has it"))
-        print(f"{'':16}{'seconds':>9}{'times as fast':>15}{'GiB over idle':>15}")
+        print(f"{'':17}{'seconds':>9}{'times as fast':>15}{'GiB over idle':>15}")
         for name, seconds in times.items():
             faster = median(times["published"]) / median(seconds)
-            print(f"{name:16}{median(seconds):9.3f}{faster:15.2f}{(peaks[name] or 0) / 2**30:15.2f}")
+            print(f"{name:17}{median(seconds):9.3f}{faster:15.2f}{(peaks[name] or 0) / 2**30:15.2f}")
         print()
         rows.append({**case._asdict(), "seconds": times, "peak_bytes_over_idle": peaks})
     if args.json:
@@ -105,7 +114,7 @@ def peak(case: Case) -> int | None:
     return None if before is None or after is None else max(0, after - before)
 
 
-def _prepare(case: Case) -> tuple[dict[str, nn.Module], torch.Tensor]:
+def _prepare(case: Case) -> tuple[dict[str, Network], torch.Tensor]:
     if case.keep:
         keep_freed_memory()
     torch.manual_seed(0)
@@ -116,7 +125,7 @@ def _prepare(case: Case) -> tuple[dict[str, nn.Module], torch.Tensor]:
     image = torch.rand(1, 3, *case.image)
     if case.tlc:
         model = apply_tlc(model, PATCH)
-    return {name: VARIANTS[name](model) for name in case.variants}, image
+    return {name: {**VARIANTS, **OPENVINO}[name](model) for name in case.variants}, image
 
 
 def published(model: M3SNet) -> nn.Module:
@@ -125,6 +134,14 @@ def published(model: M3SNet) -> nn.Module:
     plain.load_state_dict(model.state_dict())
     network = published_network(plain).eval()
     return apply_tlc(network, PATCH) if tlc_window(model) else network
+
+
+def openvino(model: M3SNet, precision: str) -> Network:
+    """The network through OpenVINO, from a file that is made for this."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.xml"
+        export(model, facts_of(model, "network", "float32"), "openvino", path)
+        return open_export(path, precision)[0]
 
 
 if __name__ == "__main__":

@@ -1,26 +1,21 @@
-"""NAFBlocks in training on a CPU: the function of `models.blocks` in fewer passes over the memory, loops of kernels.c.
+"""Steps of a NAFBlock in training on a CPU: few passes over the memory, by the loops of kernels.c.
 
-The scale and shift of a LayerNorm become part of the 1x1 convolution that follows it, as in `models.fused`. A gate and
-the channel attention after it are one step, whose backward pass computes their product again instead of keeping it.
+Less is kept for the backward pass as well: a LayerNorm needs its result alone, which the convolution after it keeps
+anyway, and a gate's product is computed again.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from . import kernels
 
-if TYPE_CHECKING:
-    from .blocks import LayerNorm2d, NAFBlock
-
 
 def takes(x: torch.Tensor) -> bool:
-    """Whether `forward` is for these features: gradients are asked for, and the compiled loops are for them."""
+    """Whether these steps are for such features: gradients are asked for, and the compiled loops take them."""
     return (
         torch.is_grad_enabled()
         and x.device.type == "cpu"
@@ -31,31 +26,25 @@ def takes(x: torch.Tensor) -> bool:
     )
 
 
-def forward(block: NAFBlock, x: torch.Tensor) -> torch.Tensor:
-    """A block whose attention has not been replaced by TLC's, on features that `takes` takes; the same shape."""
-    x, y = _Normalise.apply(x, block.norm1.eps)
-    y = block.conv2(_after_norm(block.norm1, block.conv1, y))
-    y = _AttendedGate.apply(y, block.sca.conv.weight, block.sca.conv.bias)
-    x = x + scaled(block.beta, block.conv3, y)
-    x, y = _Normalise.apply(x, block.norm2.eps)
-    y = _Gate.apply(_after_norm(block.norm2, block.conv4, y))
-    return x + scaled(block.gamma, block.conv5, y)
+def normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """`x` itself, and `x` normalised over its channels. As one, so that their gradients are added in passing."""
+    return _Normalise.apply(x, eps)
 
 
-def scaled(scale: torch.Tensor, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """`scale * conv(x)`, by scaled weights: these are few, and training need not keep what was to be scaled."""
-    return F.conv2d(x, scale.view(-1, 1, 1, 1) * conv.weight, scale.flatten() * conv.bias)  # type: ignore[operator]
+def gate(x: torch.Tensor) -> torch.Tensor:
+    """The product of the two halves of the channels: N x 2C x H x W -> N x C x H x W."""
+    return _Gate.apply(x)
 
 
-def _after_norm(norm: LayerNorm2d, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """`conv` of `x`, scaled and shifted as `norm` does."""
-    shift = (conv.weight.flatten(1) * norm.bias).sum(1)  # not a matrix product, which autocast would take in bfloat16
-    return F.conv2d(x, conv.weight * norm.weight.view(1, -1, 1, 1), conv.bias + shift)  # type: ignore[operator]
+def attended_gate(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`gate`, each channel rescaled by a linear function of all channels' means, which are taken in float32.
+
+    N x 2C x H x W, C x C x 1 x 1, C -> N x C x H x W.
+    """
+    return _AttendedGate.apply(x, weight, bias)
 
 
 class _Normalise(Function):
-    """`x` itself, and `x` normalised over its channels. As one, so that their gradients are added in passing."""
-
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = x.permute(0, 2, 3, 1)
@@ -73,8 +62,6 @@ class _Normalise(Function):
 
 
 class _Gate(Function):
-    """`SimpleGate`."""
-
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
@@ -89,8 +76,6 @@ class _Gate(Function):
 
 
 class _AttendedGate(Function):
-    """`SCA` of `SimpleGate`; means, attention and their gradients in float32."""
-
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         means = kernels.gate_sums(_pixels(x)) / (x.shape[2] * x.shape[3])

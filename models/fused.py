@@ -202,12 +202,12 @@ def window_means(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """
     if x.device.type != "cpu" or _is_traced():
         return _means_along(_means_along(x.float(), rows, -2), columns, -1).to(x.dtype)
-    running = kernels.window_means if _has_kernels(x) else _running_means
+    running = kernels.window_means if _has_kernels(x) else running_means
     means = [running(image, rows, columns) for image in _pixels(x)]
     return torch.stack(means).permute(0, 3, 1, 2) if len(means) > 1 else means[0].permute(2, 0, 1)[None]
 
 
-def _running_means(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+def running_means(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """`window_means` of one H x W x C image: each row of sums is the one above it, with a row added and one taken away.
 
     It reads the image twice, and a few rows at a time stay in the cache.

@@ -34,6 +34,17 @@ def test_the_variants_restore_the_same_image(tlc: bool, monkeypatch: pytest.Monk
         assert (whole["published"](image) - expected).abs().max() > 1e-3
 
 
+@pytest.mark.slow
+@torch.inference_mode()
+def test_openvino_restores_the_same_image() -> None:
+    pytest.importorskip("openvino")
+    case = inference.Case("tiny", (80, 64), False, 1, False, ("exact", *inference.OPENVINO))
+    networks, image = inference._prepare(case)
+    expected = networks["exact"](image)
+    for name, network in networks.items():
+        assert (network(image) - expected).abs().max() < (0.02 if "bfloat16" in name else 1e-4), name
+
+
 def test_the_table_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "inference.json"
     inference.main(["--size", "tiny", "--image", "48x32", "--rounds", "2", "--json", str(file)])
