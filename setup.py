@@ -28,7 +28,7 @@ EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 FAST = ["openvino>=2025.0"]
 FIG = ["matplotlib>=3.8"]
 VIDEO = ["av>=18; python_version >= '3.11'"]  # those for older Pythons cannot write how a video is rotated
-APP = ["gradio>=6.31,<7"]
+APP = ["gradio>=6.31,<7", *HEIC]  # telephones send HEIC
 # Loaded by models/kernels.py. Sums may be taken in any order. Compiled for OpenMP, but not linked to it: torch has
 # loaded its own, and threads of a second one would keep those of the first from the processor. Without a compiler
 # torch does what it does.

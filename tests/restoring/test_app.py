@@ -1,8 +1,6 @@
 """The web page: app.py, without a browser, and in Chromium where there is one."""
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,16 +38,6 @@ def photo(tmp_path: Path) -> Path:
     exif = Image.Exif()
     exif[0x0110] = "Camera 7"
     Image.fromarray(data.astronaut()[:50, 150:221]).save(path, quality=91, exif=exif)
-    return path
-
-
-def bomb(path: Path, side: int = 60_000) -> Path:
-    """A PNG of some bytes, whose header claims 3.6 billion pixels."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 1000))]
-    written = b"\x89PNG\r\n\x1a\n"
-    for name, content in [*chunks, (b"IEND", b"")]:
-        written += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    path.write_bytes(written)
     return path
 
 
@@ -171,14 +159,15 @@ def upload(page: Any, name: str, content: bytes) -> str:
     ("name", "said"),
     [
         ("notes.png", "notes.png: not an image, or one of an unknown format"),
-        ("bomb.png", "bomb.png: 60000 x 60000 pixels are more than the limit of 250,000,000"),
+        ("bomb.png", "bomb.png: 16000 x 16000 pixels are more than the limit of 250,000,000"),
         ("<b>.png", "&lt;b&gt;.png: the file is empty (0 bytes)"),
     ],
 )
 def test_errors_name_the_upload_but_no_path(page: Any, tmp_path: Path, name: str, said: str) -> None:
     import gradio
 
-    contents = {"notes.png": b"Dear diary", "bomb.png": bomb(tmp_path / "bomb.png").read_bytes(), "<b>.png": b""}
+    Image.new("1", (16_000, 16_000)).save(tmp_path / "bomb.png")  # some kilobytes
+    contents = {"notes.png": b"Dear diary", "bomb.png": (tmp_path / "bomb.png").read_bytes(), "<b>.png": b""}
     photo = upload(page, name, contents[name])
     for call in (
         lambda: function(page, "on_photo")(photo, Visit),
@@ -187,7 +176,7 @@ def test_errors_name_the_upload_but_no_path(page: Any, tmp_path: Path, name: str
         with pytest.raises(gradio.Error) as error:
             call()
         assert error.value.message.startswith(said)
-        assert str(page.cache) not in error.value.message and "0000" not in error.value.message.replace("60000", "")
+        assert "/" not in error.value.message.replace("&lt;/b", "")
 
 
 def test_closing_the_page_deletes_its_files(page: Any, photo: Path) -> None:

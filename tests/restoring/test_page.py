@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -47,17 +48,34 @@ class Server(NamedTuple):
     address: str
     process: subprocess.Popen[str]
     temporary: Path
+    connections: Path  # a line for each: where to
 
     def photographs(self) -> set[str]:
         """Names of the files that visitors have there."""
         return {path.name for path in self.temporary.glob("*/page/**/*.jpg")}
 
 
+# Python runs it first, and it notes where the program connects to.
+LISTENER = """
+import sys
+
+def listen(event, arguments):
+    if event == "socket.getaddrinfo" or event == "socket.connect" and isinstance(arguments[1], tuple):
+        with open(__file__ + ".log", "a") as file:
+            print(arguments[0] if event == "socket.getaddrinfo" else arguments[1][0], file=file)
+
+sys.addaudithook(listen)
+"""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    temporary = tmp_path_factory.mktemp("temporary")
-    with serve(temporary) as (address, process):
-        yield Server(address, process, temporary)
+    temporary, listener = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("listener") / "sitecustomize.py"
+    listener.write_text(LISTENER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(listener.parent), prepend=os.pathsep)
+        with serve(temporary) as (address, process):
+            yield Server(address, process, temporary, Path(f"{listener}.log"))
 
 
 @pytest.fixture
@@ -138,6 +156,7 @@ def test_nothing_is_asked_of_another_computer(visit: Callable[..., Any], server:
     assert any(url.startswith(f"{server.address}gradio_api") for url in asked)
     assert not [url for url in asked if not url.startswith((server.address, "data:", "blob:"))]
     assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert {*server.connections.read_text().split()} <= {"127.0.0.1", "localhost"}  # Gradio asks its own page
 
 
 @pytest.mark.parametrize("size", [LAPTOP, TELEPHONE])
@@ -154,11 +173,22 @@ def test_a_sample_is_restored_and_scored(visit: Callable[..., Any], size: tuple[
     wait(lambda: driver.execute_script(bottom) <= size[1])
 
 
-def test_a_text_file_is_refused_in_words(visit: Callable[..., Any], server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("notes.png", "notes.png: not an image, or one of an unknown format"),
+        ("bomb.png", "bomb.png: 8000 x 7000 pixels are more than the limit of 50,000,000"),
+    ],
+)
+def test_what_is_no_photograph_is_refused_in_words(
+    visit: Callable[..., Any], tmp_path: Path, name: str, said: str
+) -> None:
     (tmp_path / "notes.png").write_text("Dear diary")
+    Image.new("1", (8000, 7000)).save(tmp_path / "bomb.png")  # some kilobytes
     driver = visit()
-    find(driver, "input[type=file]")[0].send_keys(str(tmp_path / "notes.png"))
-    assert wait(lambda: told(driver)) == "notes.png: not an image, or one of an unknown format"
+    find(driver, "input[type=file]")[0].send_keys(str(tmp_path / name))
+    assert wait(lambda: told(driver)).startswith(said)
+    assert "/" not in told(driver)
     wait(lambda: "Drop File Here" in text_of(driver))  # for another one
 
 
