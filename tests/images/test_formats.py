@@ -208,6 +208,15 @@ def test_a_file_of_one_channel_is_gray(kind: str, tmp_path: Path) -> None:
     assert not read_photograph(tmp_path / "photo").gray
 
 
+@pytest.mark.parametrize("most", [100, 255, 1023, 65535])
+def test_white_in_a_pgm_is_white(most: int, tmp_path: Path) -> None:
+    values = np.linspace(0, most, 80 * 60).astype(np.uint8 if most < 256 else ">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 80 60 %d\n" % most + values.tobytes())
+    found = read_image(tmp_path / "a.pgm")[..., 0].astype(float)
+    assert np.abs(found.ravel() - values / most * 255).max() < 2
+    assert found.max() == 255
+
+
 # Size
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from skimage import data
 
 from m3snet.utils.images import Photograph, read_image, read_photograph, write_photograph
@@ -166,3 +168,34 @@ def test_a_name_out_of_a_file_is_fit_for_a_terminal_and_a_table() -> None:
     profile = P3.replace(b"Display P3", b"\x1b[2J;, |P3")
     assert profile != P3
     assert Photograph(PHOTO, profile=profile).changes() == ["2J P3 converted to sRGB"]
+
+
+# Colours that a file names without a profile
+
+
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "said"),
+    [(1, 13, ()), (12, 13, ("Display P3 read as sRGB",)), (9, 16, ("BT.2020 PQ read as sRGB",))],
+)
+def test_colours_without_a_profile_are_said(
+    primaries: int, transfer: int, said: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = pillow_heif.from_bytes("RGB", PHOTO.shape[1::-1], PHOTO.tobytes())
+    file.save(tmp_path / "a.heic", color_primaries=primaries, transfer_characteristics=transfer)
+    content = (tmp_path / "a.heic").read_bytes()
+    place = content.index(b"colrnclx") + 8
+    numbers = primaries.to_bytes(2, "big") + transfer.to_bytes(2, "big")
+    (tmp_path / "a.heic").write_bytes(content[:place] + numbers + content[place + 4 :])
+    assert read_photograph(tmp_path / "a.heic").notes == said
+    texts = PngInfo()
+    texts.add(b"cICP", bytes((primaries, transfer, 0, 1)))
+    Image.fromarray(PHOTO).save(tmp_path / "a.png", pnginfo=texts)
+    assert read_photograph(tmp_path / "a.png").notes == said
+
+
+def test_another_gamma_of_a_png_is_said(tmp_path: Path) -> None:
+    for gamma, said in ((45_455, ()), (100_000, ("gamma 1 read as sRGB",))):
+        texts = PngInfo()
+        texts.add(b"gAMA", gamma.to_bytes(4, "big"))
+        Image.fromarray(PHOTO).save(tmp_path / "a.png", pnginfo=texts)
+        assert read_photograph(tmp_path / "a.png").notes == said

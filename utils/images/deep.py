@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
+from numpy.typing import DTypeLike
 from PIL import Image
 
 _HOLDS_NO_PIXELS = {b"iCCP", b"eXIf", b"iTXt", b"tEXt", b"zTXt", b"pHYs"}  # chunks
@@ -37,7 +38,7 @@ def decode_heif(data: bytes, bits: int) -> np.ndarray:
     """H x W or H x W x channels uint16 of a HEIC with one picture, turned upright; as many bits, spread over 16."""
     from pillow_heif import open_heif
 
-    return _spread(np.asarray(open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)), bits)
+    return spread(np.asarray(open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)), 2**bits - 1)
 
 
 def decode_avif(data: bytes, bits: int) -> np.ndarray | None:
@@ -46,7 +47,7 @@ def decode_avif(data: bytes, bits: int) -> np.ndarray | None:
     if image is None or image.dtype != np.uint16:
         return None
     orders = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
-    return _spread(image if image.ndim == 2 else cv2.cvtColor(image, orders[image.shape[2]]), bits)
+    return spread(image if image.ndim == 2 else cv2.cvtColor(image, orders[image.shape[2]]), 2**bits - 1)
 
 
 def write_heif(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, options: dict[str, Any]) -> None:
@@ -134,10 +135,10 @@ def write_tiff(
     )
 
 
-def _spread(samples: np.ndarray, bits: int) -> np.ndarray:
-    most = (1 << bits) - 1
-    table = (np.arange(most + 1) * 65535 + most // 2) // most
-    return np.take(table.astype(np.uint16), samples)
+def spread(samples: np.ndarray, white: int, dtype: DTypeLike = np.uint16) -> np.ndarray:
+    """Integers from 0 to `white` over all levels of a type."""
+    table = (np.arange(white + 1) * np.iinfo(dtype).max + white // 2) // white
+    return np.take(table.astype(dtype), samples, mode="clip")
 
 
 def _gathered(samples: np.ndarray, bits: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from pathlib import Path
 
 from PIL import Image, ImageFile
@@ -25,6 +26,9 @@ IMAGE_SUFFIXES = frozenset({
 _RAW_SUFFIX = re.compile(
     r"\.(3fr|arw|cr[23w]|dcr|dng|erf|iiq|kdc|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|x3f)", re.IGNORECASE
 )
+# Pillow warns of damage in EXIF, which costs no picture, and in several lines.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
 _LIMIT = "M3SNET_MAX_PIXELS"  # in the environment
 _MAX_PIXELS = 250_000_000  # a telephone's 200 megapixels, and what a computer can hold
 

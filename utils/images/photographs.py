@@ -17,6 +17,7 @@ from .deep import (
     bits_of,
     decode_avif,
     decode_heif,
+    spread,
     write_avif,
     write_heif,
     write_png,
@@ -25,7 +26,7 @@ from .deep import (
 )
 from .headers import ImageError, has_alpha, is_gray, load_file, load_heif, open_header
 from .metadata import Metadata, add_to_tiff, options_for, orientation_of, read_metadata, read_tiff_metadata
-from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, to_srgb
+from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, read_otherwise, to_srgb
 from .tiff import read_tiff
 from .truncation import check_data, find_end
 
@@ -137,6 +138,9 @@ def read_photograph(path: str | Path) -> Photograph:
             photograph = _decode_with_pillow(path, picture)
         else:
             pixels, alpha = _decode_with_opencv(path, data, alpha=kind == "PNG" and picture.mode in ("RGBA", "LA"))
+            arguments = picture.tile[0].args if kind == "PNM" else None
+            if isinstance(arguments, tuple) and picture.tile[0].codec_name == "ppm":  # white is not 255
+                pixels = spread(pixels, int(arguments[-1]), pixels.dtype)  # which OpenCV overlooks
             if alpha is None:
                 alpha = _alpha(path, picture, pixels)
             photograph = _photograph(pixels, is_gray(picture, data), alpha, picture.info.get("icc_profile"))
@@ -145,7 +149,9 @@ def read_photograph(path: str | Path) -> Photograph:
         if kind == "JPEG":
             check_data(path, data, end, photograph.pixels)
         metadata = replace(read_metadata(picture, kind, data), bits=photograph.metadata.bits)
-        return _upright(replace(photograph, metadata=metadata), orientation_of(picture, data))
+        notes = (*photograph.notes, *read_otherwise(kind, data, photograph.profile))
+        photograph = replace(photograph, metadata=metadata, notes=notes)
+        return _upright(photograph, orientation_of(picture, data))
     except MemoryError as error:
         raise ImageError(f"{path}: not enough memory to read it") from error
 

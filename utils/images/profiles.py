@@ -9,6 +9,13 @@ import numpy as np
 from PIL import Image, ImageCms
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+# Numbers of ITU-T H.273 in place of a profile: those that mean sRGB or leave it open, and the names of others.
+_PRIMARIES = {1: "", 2: "", 5: "", 6: "", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
+_TRANSFERS = {1: "", 2: "", 6: "", 8: "linear", 13: "", 14: "", 16: "PQ", 18: "HLG"}
+_NCLX = re.compile(rb"colrnclx(..)(..)", re.DOTALL)
+_GAMMA = re.compile(rb"gAMA(....)", re.DOTALL)
+_CICP = re.compile(rb"cICP(.)(.)", re.DOTALL)
+_SRGB_GAMMA = range(45_000, 46_001)  # of 100,000
 _EQUAL = 2  # levels by which the many profiles that are called sRGB differ
 
 
@@ -46,6 +53,24 @@ def is_srgb(profile: bytes) -> bool:
     else:
         return False
     return bool(np.abs(to_srgb(colours, profile).astype(int) - colours).max() <= _EQUAL)
+
+
+def read_otherwise(kind: str, data: bytes, profile: bytes | None) -> list[str]:
+    """What a file without a profile says of its colours where they are not sRGB, as which they are read; in words."""
+    found = _NCLX.search(data) if kind in ("AVIF", "HEIC") else None
+    start = data[: data.find(b"IDAT")] if kind == "PNG" else b""
+    found = found or _CICP.search(start)
+    if profile is not None:
+        return []
+    if found:
+        numbers = [int.from_bytes(part, "big") for part in found.groups()]
+        names = [table.get(number, "unknown") for table, number in zip((_PRIMARIES, _TRANSFERS), numbers, strict=True)]
+        names = [name for name in names if name]
+        return [f"{' '.join(names)} read as sRGB"] if names else []
+    gamma = _GAMMA.search(start)
+    if gamma and int.from_bytes(gamma[1], "big") not in _SRGB_GAMMA and b"sRGB" not in start:
+        return [f"gamma {100_000 / max(int.from_bytes(gamma[1], 'big'), 1):.2g} read as sRGB"]
+    return []
 
 
 def to_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:

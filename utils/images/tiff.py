@@ -45,7 +45,7 @@ def read_tiff(path: Path, data: bytes, decode: bool = True) -> TiffImage:
     Reduced pages (thumbnails, the levels of a pyramid) and masks are passed over.
 
     Raises:
-        ImageError: a raw file, one of several pages, damaged, cut off, too large, or of floating point numbers.
+        ImageError: a raw file, one of several pages, damaged, cut off, too large, or of floating point or long numbers.
     """
     import tifffile  # late: few images are TIFF files
 
@@ -88,7 +88,7 @@ def _read_page(path: Path, page: TiffPage, index: int, size: int, decode: bool) 
     places = zip(page.dataoffsets, page.databytecounts, strict=True)
     if any(count == 0 or place + count > size for place, count in places):
         raise ImageError(f"{path}: the image is cut off after {size:,} bytes; copy or download it again")
-    if page.dtype is not None and page.dtype.kind == "f":
+    if page.dtype is not None and page.dtype not in (bool, np.uint8, np.uint16):
         raise ImageError(f"{path}: {page.dtype} pixels; expected an 8- or 16-bit image")
     orientation, profile = page.tags.get(274), page.tags.get(34675)
     simple = page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) and page.dtype in (np.uint8, np.uint16)
