@@ -235,11 +235,21 @@ def test_a_webp_stays_lossless_or_lossy(lossless: bool, tmp_path: Path) -> None:
 
 
 def test_damaged_metadata_do_not_cost_the_picture(tmp_path: Path) -> None:
-    for block in (b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + exif().tobytes()[6:40], b"Exif\0\0nonsense"):
-        Image.fromarray(PHOTO).save(tmp_path / "a.jpg", exif=block)
+    loop = struct.pack("<HHHIII", 1, 34665, 4, 1, 8, 0)  # EXIF that leads to itself
+    blocks = [b"II*\0\xff\xff\xff\xff", exif().tobytes()[6:40], b"nonsense", b"II*\0\x08\0\0\0" + loop]
+    for block in blocks:
+        Image.fromarray(PHOTO).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + block)
         photograph = read_photograph(tmp_path / "a.jpg")
-        write_photograph(tmp_path / "b.jpg", photograph)
-        assert read_photograph(tmp_path / "b.jpg").pixels.shape == PHOTO.shape
+        for suffix in HOLDERS:
+            write_photograph(tmp_path / f"b{suffix}", photograph)
+            assert read_photograph(tmp_path / f"b{suffix}").pixels.shape[:2] in (PHOTO.shape[:2], PHOTO.shape[1::-1])
+
+
+def test_one_damaged_value_does_not_cost_the_others(tmp_path: Path) -> None:
+    entries = struct.pack("<HHII", 271, 2, 99, 1 << 20) + struct.pack("<HHIHH", 274, 3, 1, 6, 0)
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + bytes(4)
+    Image.fromarray(PHOTO).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + block)
+    assert read_photograph(tmp_path / "a.jpg").pixels.shape == (80, 60, 3)
 
 
 def test_a_photograph_without_metadata_is_written_without(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import mmap
 import re
 import struct
 from collections.abc import Container
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, NamedTuple, Union
 
@@ -43,6 +44,8 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _BYTE, _SHORT, _LONG, _UNDEFINED = 1, 3, 4, 7
 _FRACTIONS = {5, 10}  # of two numbers
 _LITTLE = b"II*\0\x08\0\0\0"  # how a TIFF begins whose first directory comes next
+
+_DAMAGE = (struct.error, ValueError, IndexError, OverflowError)
 
 _EXIF_NAME, _PHOTOSHOP_NAME = b"Exif\0\0", b"Photoshop 3.0\0"
 _IIM = 0x0404  # IPTC, as a resource of Photoshop
@@ -85,7 +88,7 @@ def orientation_of(picture: Image.Image, data: bytes) -> int:
     """How to turn an image upright, whose header Pillow has read: EXIF's 1 to 8."""
     try:
         return _orientation(_exif(_info(picture, data)) or b"")
-    except (struct.error, ValueError):  # a damaged EXIF is no reason to refuse an image
+    except _DAMAGE:  # a damaged EXIF is no reason to refuse an image
         return 1
 
 
@@ -95,7 +98,7 @@ def read_metadata(picture: Image.Image, kind: str, data: bytes) -> Metadata:
     try:
         exif = _exif(info)
         exif = _upright(exif) if exif else None
-    except (struct.error, ValueError):
+    except _DAMAGE:
         exif = None
     metadata = Metadata(exif, _upright_xmp(info.get("xmp")), dpi=_dpi(info.get("dpi")))
     if kind == "JPEG":
@@ -117,7 +120,7 @@ def read_tiff_metadata(data: bytes, place: int) -> Metadata:
     try:
         wanted = {*_TITLES, *_BELOW, _ORIENTATION, _XMP, _IPTC, _PHOTOSHOP, _ACROSS, _DOWN, _UNIT}
         found = _load(data, place, wanted, _BELOW)
-    except (struct.error, ValueError):
+    except _DAMAGE:
         return Metadata()
     resources = _unpack(_value(found, _PHOTOSHOP))
     if (iptc := _value(found, _IPTC)).startswith(b"\x1c"):
@@ -172,7 +175,8 @@ def add_to_tiff(file: BinaryIO, metadata: Metadata) -> None:
     """
     added: Directory = {}
     if metadata.exif:
-        added = _load(metadata.exif, _first(metadata.exif), {*_TITLES, *_BELOW}, _BELOW)
+        with suppress(*_DAMAGE):
+            added = _load(metadata.exif, _first(metadata.exif), {*_TITLES, *_BELOW}, _BELOW)
     if metadata.xmp:
         added[_XMP] = _BYTE, metadata.xmp
     if metadata.photoshop:
@@ -274,7 +278,7 @@ def _from_hex(text: str) -> bytes:
         return b""
 
 
-# EXIF and TIFF directories. What reads them raises struct.error or ValueError where they are damaged.
+# EXIF and TIFF directories. What reads them raises one of _DAMAGE where they are damaged.
 
 
 class _Entry(NamedTuple):
@@ -300,19 +304,17 @@ def _first(data: Buffer) -> int:
 
 
 def _entries(data: Buffer, place: int) -> tuple[dict[int, _Entry], int]:
-    """The entries of a directory by their tags, and where they end."""
+    """The entries of a directory by their tags, and where they end; without those whose value is not in the file."""
     order, big = _order(data)
     number, entry, inline = ("Q", "HHQQ", 8) if big else ("H", "HHII", 4)
     (count,) = struct.unpack_from(order + number, data, place)
     place, size = place + struct.calcsize(order + number), struct.calcsize(order + entry)
     found = {}
-    for at in range(place, place + count * size, size):
+    for at in range(place, min(place + count * size, len(data) - size + 1), size):
         tag, kind, values, value = struct.unpack_from(order + entry, data, at)
         length = values * _SIZES.get(kind, 0)
         value = at + size - inline if length <= inline else value
-        if value + length > len(data):
-            raise ValueError("a value outside of the file")
-        if kind in _SIZES:
+        if kind in _SIZES and value + length <= len(data):
             found[tag] = _Entry(at, kind, value, length)
     return found, place + count * size
 
@@ -369,7 +371,10 @@ def _load(data: Buffer, place: int, wanted: Container[int] | None = None, below:
             content = np.frombuffer(content, f"u{width}").byteswap().tobytes()
         found[tag] = kind, content
         if tag in below:
-            found[tag] = _load(data, int.from_bytes(content, "little"), None, below[tag])
+            try:
+                found[tag] = _load(data, int.from_bytes(content, "little"), None, below[tag])
+            except _DAMAGE:
+                del found[tag]
     return found
 
 
