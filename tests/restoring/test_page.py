@@ -139,12 +139,15 @@ def test_the_slider_moves_from_before_to_after(visit: Callable[..., Any]) -> Non
         after = find(driver, "[data-testid=imageslider-image]")[1]
         return float(re.findall(r"[\d.]+(?=%)", after.get_attribute("style"))[0])
 
-    driver = visit()
-    assert wait(lambda: find(driver, "[data-testid=slider]")) and hidden() == 50
-    for pixels in (-150, 300):
+    def moves(pixels: int) -> bool:
         before = hidden()
         ActionChains(driver).drag_and_drop_by_offset(find(driver, "[data-testid=slider]")[0], pixels, 0).perform()
-        assert (hidden() - before) * pixels > 1500
+        return (hidden() - before) * pixels > 1500
+
+    driver = visit()
+    assert wait(lambda: find(driver, "[data-testid=slider]")) and hidden() == 50
+    wait(lambda: moves(-150))  # not before the pictures are there
+    wait(lambda: moves(300))
 
 
 def test_nothing_is_asked_of_another_computer(visit: Callable[..., Any], server: Server) -> None:
