@@ -135,9 +135,12 @@ def test_the_slider_moves_from_before_to_after(visit: Callable[..., Any]) -> Non
     from selenium.webdriver import ActionChains
 
     def hidden() -> float:
-        """How much of the restored photograph the one before covers, in percent."""
-        after = find(driver, "[data-testid=imageslider-image]")[1]
-        return float(re.findall(r"[\d.]+(?=%)", after.get_attribute("style"))[0])
+        """How much of the restored photograph the one before covers, in percent; -1: it is not there yet."""
+        script = """
+            const [before, after] = document.querySelectorAll("[data-testid=imageslider-image]");
+            return before?.naturalWidth && after?.naturalWidth ? after.style.clipPath : "";
+        """
+        return float((re.findall(r"[\d.]+(?=%)", driver.execute_script(script)) or [-1])[0])
 
     def moves(pixels: int) -> bool:
         before = hidden()
@@ -145,8 +148,8 @@ def test_the_slider_moves_from_before_to_after(visit: Callable[..., Any]) -> Non
         return (hidden() - before) * pixels > 1500
 
     driver = visit()
-    assert wait(lambda: find(driver, "[data-testid=slider]")) and hidden() == 50
-    wait(lambda: moves(-150))  # not before the pictures are there
+    wait(lambda: hidden() == 50)
+    wait(lambda: moves(-150))
     wait(lambda: moves(300))
 
 
