@@ -278,7 +278,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="nothing tells how much memory a process holds")
 @pytest.mark.parametrize(("suffix", "dtype"), [(".jpg", np.uint8), (".png", np.uint16), (".tif", np.uint16)])
-def test_restore_stays_below_4_gib_at_100_megapixels(suffix: str, dtype: type, tmp_path: Path) -> None:
+def test_restore_stays_within_its_memory_at_100_megapixels(suffix: str, dtype: type, tmp_path: Path) -> None:
     """With noise in it, or it would be a small file."""
     photo = tmp_path / f"photo{suffix}"
     image: np.ndarray = np.tile(data.astronaut(), (17, 24, 1))[:8400, :12_000].astype(dtype)
@@ -289,4 +289,5 @@ def test_restore_stays_below_4_gib_at_100_megapixels(suffix: str, dtype: type, t
     del image
     command = ["rain", str(photo), "-o", str(tmp_path / f"out{suffix}"), "--weights", "derain", "--tile", "2300"]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *command], capture_output=True, text=True, check=True)
-    assert 1024 * int(done.stdout.splitlines()[-1]) < 4 << 30
+    most = 4.0 if dtype == np.uint8 else 4.2  # GiB, docs/restoring.md
+    assert 1024 * int(done.stdout.splitlines()[-1]) < most * 2**30
