@@ -57,8 +57,7 @@ def task_with_rain(config: CfgNode) -> Task:
     if shares != SHARES:  # dividing those by their sum could change them in the last digit
         shares = {kind: share / total for kind, share in shares.items()}
     layers = [read_image(layer.target)[..., 0] for layer in find_photographs([rain.LAYERS])] if rain.LAYERS else []
-    return replace(TASK, degradation=replace(RAIN, apply=Rainfall(shares, layers, rain.LAYERED)))
-
+    return replace(TASK, degradation=replace(RAIN, apply=Rainfall(shares, layers, rain.LAYERED, rain.VEILED)))
 
 
 def make_train_set(config: CfgNode) -> train_sets.TrainSet:

@@ -19,7 +19,7 @@ from m3snet.benchmarks.streaks import LEVELS, Streaks, measure_streaks
 from m3snet.utils.cli import run_program
 from m3snet.utils.data.blur import BLUR, BLURS, film, random_psf
 from m3snet.utils.data.pairs import PairError, find_pairs
-from m3snet.utils.data.rain import RAINS, rain_of_kind
+from m3snet.utils.data.rain import RAINS, VEILED, rain_of_kind
 from m3snet.utils.data.samples import photographs
 from m3snet.utils.images import read_image
 
@@ -74,7 +74,9 @@ def measure(folder: str | Path, every: int) -> Measures:
         real = read_image(pair.input or pair.target)
         rainy = {DARKER if real.mean() < clean.mean() else BRIGHTER: real}
         for kind in RAINS:
-            rainy[kind] = rain_of_kind(kind, clean, np.random.default_rng([*f"{kind} {pair.name}".encode()]))
+            rainy[kind] = rain_of_kind(
+                kind, clean, np.random.default_rng([*f"{kind} {pair.name}".encode()]), VEILED
+            )
         for kind, image in rainy.items():
             try:
                 found[kind].append(measure_streaks(image, clean))
@@ -118,7 +120,7 @@ def draw_rain(found: Measures, path: Path) -> None:
     photograph = _view(*RAIN_VIEW)
     shown = {"photograph": photograph}
     for kind, seed in RAIN_SEEDS.items():
-        shown[NAMES[kind]] = rain_of_kind(kind, photograph, np.random.default_rng(seed))
+        shown[NAMES[kind]] = rain_of_kind(kind, photograph, np.random.default_rng(seed), VEILED)
     _pictures(pictures.subplots(1, len(shown)), shown)
     _write(figure, path)
 

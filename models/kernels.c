@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+const int64_t kernels_version = 2; /* another number for another set of functions or arguments: _VERSION of kernels.py */
+
 #define INLINE static inline __attribute__((always_inline))
 
 /* One compiled form for each generation of processors; the fastest that runs is taken when the library is loaded. */

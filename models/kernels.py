@@ -7,12 +7,14 @@ piece of memory, with the channels of a pixel next to each other.
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
 
+_VERSION = 2  # kernels_version of kernels.c
 _WORTH_A_THREAD = 1 << 14  # elements; below, threads cost more than they save
 _RUN = 128  # pixels
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -129,7 +131,16 @@ def _function(name: str) -> Callable[..., None]:
 def _library() -> ctypes.CDLL | None:
     for file in Path(__file__).parent.glob("_kernels*.so"):
         try:
-            return ctypes.CDLL(str(file))
+            library = ctypes.CDLL(str(file))
         except OSError:  # for another system or processor
             continue
+        try:
+            if ctypes.c_int64.in_dll(library, "kernels_version").value == _VERSION:
+                return library
+        except ValueError:  # before there were versions
+            pass
+        warnings.warn(
+            f"{file.name} was compiled for another version of this program, which is slower now; install it again",
+            stacklevel=2,
+        )
     return None

@@ -110,3 +110,13 @@ def test_only_where_gradients_are_asked_for_and_not_with_tlc(monkeypatch: pytest
     with torch.inference_mode():
         model(image)
     apply_tlc(copy.deepcopy(model), 16)(image)
+
+
+def test_loops_of_another_version_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_VERSION", -1)
+    kernels._library.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"_kernels.*\.so was compiled for another version .* install it again"):
+            assert not kernels.available()
+    finally:
+        kernels._library.cache_clear()

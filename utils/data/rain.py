@@ -28,13 +28,17 @@ def add_rain(image: np.ndarray, rng: Generator) -> np.ndarray:
     return Rainfall()(image, rng)
 
 
-def rain_of_kind(kind: str, image: np.ndarray, rng: Generator) -> np.ndarray:
+def rain_of_kind(kind: str, image: np.ndarray, rng: Generator, veiled: float = 0.0) -> np.ndarray:
     """Rain of one kind on a photograph: light, heavy, edited or retouched (docs/synthesis.md).
+
+    A share of `veiled`, but not of retouched rain, gets a haze as well: rain too far away to be seen as streaks.
 
     Raises:
         KeyError: no such kind.
     """
     light = RAINS[kind](image.astype(np.float32), rng)
+    if kind != "retouched" and rng.random() < veiled:
+        light = _veiled(light, rng)
     return np.rint(np.clip(light, 0, 255, out=light)).astype(np.uint8)
 
 
@@ -62,21 +66,26 @@ def add_layer(image: np.ndarray, layer: np.ndarray, rng: Generator) -> np.ndarra
 
 # Of photographs. Some stay dry, so that a network learns to leave those alone; the others get the `RAINS` of that name.
 SHARES = {"dry": 0.04, "light": 0.32, "heavy": 0.34, "edited": 0.16, "retouched": 0.14}
+VEILED = 0.15  # of the rain that is drawn
 
 
 @dataclass(frozen=True)
 class Rainfall:
-    """Rain of random kinds, in given shares. With `layers`, a share of `layered` gets real rain, by `add_layer`."""
+    """Rain of random kinds, in given shares. With `layers`, a share of `layered` gets real rain, by `add_layer`.
+
+    A share of `veiled` gets a haze as well, as in `rain_of_kind`.
+    """
 
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)  # of the others; they add up to 1
     layers: Sequence[np.ndarray] = ()
     layered: float = 0.0
+    veiled: float = VEILED
 
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         if self.layers and rng.random() < self.layered:
             return add_layer(image, self.layers[int(rng.integers(len(self.layers)))], rng)
         kind = tuple(self.shares)[rng.choice(len(self.shares), p=tuple(self.shares.values()))]
-        return image.copy() if kind == "dry" else rain_of_kind(kind, image, rng)
+        return image.copy() if kind == "dry" else rain_of_kind(kind, image, rng, self.veiled)
 
 
 class Streak(NamedTuple):
@@ -101,7 +110,7 @@ def _light_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
         thickness = rng.uniform(0.4, 1.1)
         streak = Streak(angle + rng.normal(0, 1.5), length, thickness, taper)
         rain += brightness * _drops(height, width, streak, coverage / 2, rng)
-    return _veiled(light + rain[..., None] * np.float32(255), rng)
+    return light + rain[..., None] * np.float32(255)
 
 
 def _heavy_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
@@ -120,7 +129,7 @@ def _heavy_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
         streak = Streak(angle + rng.normal(0, spread), length, thickness, taper)
         layer = _drops(height, width, streak, coverage / layers, rng)
         rain += brightness * rng.uniform(0.5, 1.2) * layer
-    return _veiled(light + rain[..., None] * np.float32(255), rng)
+    return light + rain[..., None] * np.float32(255)
 
 
 def _edited_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
@@ -132,7 +141,7 @@ def _edited_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
     opacity = np.clip(rain, 0, 1, out=rain)[..., None]
     # Editors either add, or 'screen': the brighter the pixel, the less.
     screened = rng.random() < 0.4
-    return _veiled(light + opacity * (255 - light if screened else np.float32(_EDITED)), rng)
+    return light + opacity * (255 - light if screened else np.float32(_EDITED))
 
 
 def _retouched_rain(light: np.ndarray, rng: Generator) -> np.ndarray:
@@ -220,9 +229,7 @@ def _drops(height: int, width: int, streak: Streak, coverage: float, rng: Genera
 
 
 def _veiled(light: np.ndarray, rng: Generator) -> np.ndarray:
-    """Now and then: rain too far away to be seen as streaks, a faint haze that changes slowly."""
-    if rng.random() < 0.15:
-        corners = rng.uniform(0, 0.15, (2, 2)).astype(np.float32)
-        haze = cv2.resize(corners, light.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        light += haze[..., None] * (255 - light)
-    return light
+    """In a faint haze that changes slowly."""
+    corners = rng.uniform(0, 0.15, (2, 2)).astype(np.float32)
+    haze = cv2.resize(corners, light.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return light + haze[..., None] * (255 - light)
