@@ -3,6 +3,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,10 @@ class Root:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Root())
+    # Under nohup, or in the background of a shell, these are ignored; in programs that tests stop they would be too.
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
+            signal.signal(getattr(signal, name), handler)
 
 
 @pytest.fixture
