@@ -14,6 +14,7 @@ from typing import IO, Any
 
 _LEGACY = 5  # pickles at the beginning of a file as torch.save wrote it before 1.6
 _MOST_ITEMS = 10_000  # in a tuple and the tuples in it; the state of Python's random numbers has 626
+_MOST_CODES = 1_000_000  # of a pickle; 1,000 tensors, their averages and an optimizer take some 100,000
 _CHECKED = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}  # what can be hashed, and so can be a key
 
 
@@ -24,7 +25,8 @@ def check_pickles(path: Path) -> None:
     checksums, too, and does not compare them.
 
     Raises:
-        pickle.UnpicklingError: one is damaged, makes bytes of any number, or nests tuples without an end.
+        pickle.UnpicklingError: one is damaged or far too long, makes bytes of any number, or nests tuples without an
+            end.
         zipfile.BadZipFile: compressed, or damaged.
     """
     with path.open("rb") as file:
@@ -49,7 +51,9 @@ def _check_pickle(file: IO[bytes]) -> None:
     stack: list[int | None] = []  # per object: how many items its hash goes through; None is a mark
     memo: dict[Any, int] = {}
     try:
-        for code, argument, _ in pickletools.genops(file):
+        for count, (code, argument, _) in enumerate(pickletools.genops(file)):
+            if count == _MOST_CODES:
+                raise pickle.UnpicklingError(f"it has more than {_MOST_CODES:,} instructions")
             if code.name == "GLOBAL" and str(argument).endswith(" bytearray"):
                 raise pickle.UnpicklingError("it holds a bytearray")
             if code.name == "MARK":

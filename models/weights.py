@@ -65,6 +65,7 @@ def load_model(weights: str | Path) -> M3SNet:
 
     Raises:
         WeightsError: no such file or name, a file that would run code, tensors that fit no M3SNet, or NaN or infinity.
+        OSError: the file cannot be opened.
     """
     path = find_weights(weights)
     content, patch_size = _read(path)
@@ -146,11 +147,13 @@ def _read(path: Path) -> tuple[Any, int | None]:
             f"{path}: refused: a file of torch.export can run code; take the weights that it was made of, or export "
             "them to ONNX or OpenVINO"
         )
+    with path.open("rb") as file:  # an error that names the file: one that may not be read is not damaged
+        beginning = file.read(9)
     try:
-        if _is_safetensors(path):
-            with safe_open(path, "pt") as file:
-                patch_size = (file.metadata() or {}).get("patch_size", "")
-                content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+        if path.suffix.lower() == ".safetensors" or beginning[8:] == b"{":  # the length of its header, and JSON
+            with safe_open(path, "pt") as tensors:
+                patch_size = (tensors.metadata() or {}).get("patch_size", "")
+                content = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dictionary
             patch_size = int(patch_size) if patch_size.isdecimal() else None
         else:
             check_pickles(path)
@@ -173,12 +176,6 @@ def _read(path: Path) -> tuple[Any, int | None]:
             f"{_PATCH_SIZES[0]} to {_PATCH_SIZES[-1]:,}"
         )
     return content, patch_size
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By its name, or by how it begins: the length of its header in 8 bytes, and JSON."""
-    with path.open("rb") as file:
-        return path.suffix.lower() == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def _trained_on(checkpoint: Any) -> int | None:

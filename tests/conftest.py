@@ -1,10 +1,13 @@
 """Tests run in as many processes as there are cores (pytest-xdist), each with one thread."""
+import errno
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,3 +60,19 @@ def folder(tmp_path: Path) -> Path:
         write_image(tmp_path / "pairs/target" / f"{i}.png", target)
         write_image(tmp_path / "pairs/input" / f"{i}.png", np.clip(target + noise, 0, 255).astype(np.uint8))
     return tmp_path / "pairs"
+
+
+@pytest.fixture
+def lock_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a file one that may not be opened. (Tests may run as root, whom permissions do not stop.)"""
+    real = Path.open
+
+    def lock(path: Path) -> None:
+        def refuse(self: Path, *args: Any, **options: Any) -> Any:
+            if self == path:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(Path, "open", refuse)
+
+    return lock

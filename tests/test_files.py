@@ -5,11 +5,12 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from m3snet.utils.files import TEMPORARY, OutputError, check_outputs, make_folder, write_atomically
+from m3snet.utils.files import TEMPORARY, OutputError, check_outputs, make_folder, temporary_name, write_atomically
 
 HALF = """
 import sys, time
@@ -72,6 +73,15 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
     (left,) = (other for other in tmp_path.iterdir() if other != path)
     assert left.match(TEMPORARY)
+    now = temporary_name(tmp_path)  # of a process that is at work
+    theirs = [tmp_path / "upload.tmp", tmp_path / ".m3snet.tmp"]
+    for file in (now, *theirs):
+        file.write_bytes(b"half")
+    for file in (left, *theirs):
+        os.utime(file, (time.time() - 7200,) * 2)
+    with write_atomically(path) as stream:
+        stream.write(b"new")
+    assert {*tmp_path.iterdir()} == {path, now, *theirs}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limits of this kind")

@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from .cli import UserError
 
 TEMPORARY = ".m3snet-*.tmp"  # what a killed process may leave in a folder
+_ABANDONED = 3600  # seconds after which such a file belongs to no living process
 
 
 class OutputError(UserError):
@@ -22,7 +25,8 @@ def write_atomically(path: str | Path, overwrite: bool = True) -> Iterator[Binar
     """A file to write bytes into, and to read them again; it gets the name `path` when the block ends without an error.
 
     Until then, and for ever if the block fails or the process is killed, `path` is what it was. Missing folders are
-    made. A symbolic link stays one: the file it leads to is replaced, unless `overwrite` is off.
+    made; what killed processes left in them goes. A symbolic link stays one: the file it leads to is replaced, unless
+    `overwrite` is off.
 
     Raises:
         OutputError: without `overwrite`, there is such a file by the time the block ends.
@@ -30,6 +34,7 @@ def write_atomically(path: str | Path, overwrite: bool = True) -> Iterator[Binar
     """
     named, path = path, Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_once(path.parent)
     temporary = temporary_name(path.parent)
     try:
         with temporary.open("x+b") as file:
@@ -50,6 +55,17 @@ def write_atomically(path: str | Path, overwrite: bool = True) -> Iterator[Binar
 def temporary_name(folder: Path) -> Path:
     """A new name for a file that is being written, in the folder where it will get its final name."""
     return folder / TEMPORARY.replace("*", uuid.uuid4().hex)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete the temporary files of killed processes in a folder; others than ours are left alone."""
+    for path in folder.glob(TEMPORARY):
+        with suppress(FileNotFoundError, PermissionError):  # another process was faster; Windows keeps what is open
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
+
+
+_remove_once = cache(remove_abandoned)  # a folder is listed once in a process
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], overwrite: bool = False) -> None:

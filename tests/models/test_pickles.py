@@ -18,6 +18,8 @@ HARM = {
     "deep": (b"})" + b"\x85" * 200_000 + b"Ns", "it nests tuples without an end"),
     "doubled": (b"})" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(100)) + b"Ns", "it nests tuples without an end"),
     "no such object": (b"h\1", "it is damaged"),
+    "marks": (b"(" * 1_000_001, "it has more than 1,000,000 instructions"),
+    "endless": (b"N0" * 500_001, "it has more than 1,000,000 instructions"),
     "empty stack": (b"a", "it is damaged"),
 }
 

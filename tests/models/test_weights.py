@@ -319,6 +319,17 @@ def test_a_checkpoint_without_checksums_loads(model: M3SNet, published: Tensors,
     assert_same(load_model(tmp_path / "weights.pth"), model)
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    published: Tensors, tmp_path: Path, lock_file: Callable[[Path], None]
+) -> None:
+    torch.save(published, tmp_path / "weights.pth")
+    lock_file(tmp_path / "weights.pth")
+    with pytest.raises(PermissionError) as refused:
+        load_model(tmp_path / "weights.pth")
+    assert refused.value.filename == str(tmp_path / "weights.pth")
+
+
+
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 @pytest.mark.parametrize(
     "content", [b"not weights, but text\n", b"\x80", b"{}", b"<html>404</html>", b"PK\x05\x06" + bytes(18), bytes(99)]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,17 @@ def test_a_package_that_is_missing_is_one_line(
     with pytest.raises(ExportError, match=rf"^{package} is not installed; pip install 'm3snet\[{extra}\]'$"):
         Restorer(weights, "cpu", "float32", backend)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.xml"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    name: str, tmp_path: Path, lock_file: Callable[[Path], None]
+) -> None:
+    (tmp_path / name).touch()
+    lock_file(tmp_path / name)
+    with pytest.raises(PermissionError) as refused:
+        open_export(tmp_path / name)
+    assert refused.value.filename == str(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.onnx", "a.xml"])

@@ -245,6 +245,15 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
         newest_checkpoint(tmp_path, said.append)
 
 
+def test_one_that_may_not_be_read_is_not_passed_over(tmp_path, lock_file):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    lock_file(tmp_path / LATEST)
+    with pytest.raises(PermissionError) as refused:
+        newest_checkpoint(tmp_path)
+    assert refused.value.filename == str(tmp_path / LATEST)
+
+
 def test_what_a_killed_run_left_is_put_in_order(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2, ["model_best.pth"])

@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -19,13 +18,12 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from ..config import ConfigError
-from ..files import TEMPORARY, temporary_name
+from ..files import remove_abandoned, temporary_name
 from ..images import READING, read_image
 
 Reader = Callable[[Path], np.ndarray]
 
 _OPEN_MAPS = 30_000  # Linux allows a process 65,530 (vm.max_map_count)
-_ABANDONED = 3600  # seconds after which a temporary file belongs to no living process
 
 
 def open_cache(kind: str, folder: Path, paths: Iterable[Path]) -> Reader:
@@ -146,9 +144,10 @@ def _file_name(path: Path) -> str:
 
 def _tidy(folder: Path, files: Iterable[Path]) -> None:
     """Delete the arrays of earlier states of the images that `files` stand for, and what killed processes left."""
+    remove_abandoned(folder)
     names = {file.name.partition("-")[0]: file.name for file in files}
     for path in folder.iterdir():
         stale = path.suffix == ".npy" and names.get(path.name.partition("-")[0], path.name) != path.name
         with suppress(FileNotFoundError, PermissionError):  # another process was faster; Windows keeps what is mapped
-            if stale or (path.match(TEMPORARY) and time.time() - path.stat().st_mtime > _ABANDONED):
+            if stale:
                 path.unlink()

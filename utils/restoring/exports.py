@@ -103,9 +103,12 @@ def open_export(path: Path, precision: str = "float32") -> tuple[Network, Facts]
 
     Raises:
         ExportError: not such a file, or a package that it needs is not installed.
+        OSError: it cannot be opened.
     """
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
+    with path.open("rb"):
+        pass  # an error that says why, where the packages below do not
     opened = {".onnx": _open_onnx, ".xml": _open_openvino, ".pt2": _open_torch}[path.suffix]
     try:
         network, content = opened(path, precision)

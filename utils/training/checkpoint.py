@@ -55,10 +55,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the file is missing, damaged, or not a training state.
+        OSError: it cannot be opened.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; TRAINING.RESUME takes auto, a checkpoint's path or false")
+    with path.open("rb"):
+        pass  # one that may not be read is not damaged, and no reason to go on from another
     try:
         check_pickles(path)
         with zipfile.ZipFile(path) as archive:
@@ -94,6 +97,7 @@ def newest_checkpoint(folder: Path, log: Callable[[str], Any] = print) -> tuple[
 
     Raises:
         CheckpointError: there are checkpoints, and every one is damaged.
+        OSError: one cannot be opened.
     """
     candidates = checkpoints(folder)
     for path in candidates:
