@@ -415,6 +415,23 @@ def test_broken_weights_are_not_saved(folder: Path, tmp_path: Path, monkeypatch:
     assert load_checkpoint(train(folder, tmp_path) / "model_latest.pth")["step"] == 8
 
 
+def test_weights_whose_output_is_not_finite_are_not_saved(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = TrainStep.__call__
+
+    def exploding(self: TrainStep, patch: Any) -> None:
+        take(self, patch)
+        if self.state.step == 4:  # the last before a validation
+            with torch.no_grad():
+                self.state.model.intro.weight.fill_(3e38)
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="after step 4: the network's output is"):
+        patch.setattr(TrainStep, "__call__", exploding)
+        train(folder, tmp_path)
+    assert load_checkpoint(tmp_path / "Deraining/run/model_latest.pth")["step"] == 2
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 def test_a_closed_terminal_saves_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:

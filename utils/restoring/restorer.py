@@ -24,6 +24,10 @@ class RestoringError(UserError):
     """An image that could not be restored; the message says why, and what to do."""
 
 
+class NotFiniteError(RestoringError):
+    """The output of the network holds NaN or infinity."""
+
+
 class Restorer:
     """A network ready for images: on a device, in a precision, through a backend, in tiles where that is needed.
 
@@ -157,7 +161,7 @@ class Restorer:
         image = image.to(self.device, memory_format=torch.channels_last)
         restored = mean_of_views(self.network, image) if self.ensemble else self.network(image)
         if not restored.isfinite().all():
-            raise RestoringError("the network's output is not finite: its weights or its precision do not serve")
+            raise NotFiniteError("the network's output is not finite: its weights or its precision do not serve")
         return torch.lerp(image, restored, self.strength)
 
 

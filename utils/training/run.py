@@ -21,7 +21,7 @@ from ..config import argument_parser, differences, load_config, load_task_config
 from ..data.train_sets import Sources, TrainSet, make_train_set
 from ..images import write_image
 from ..provenance import code_version
-from ..restoring.restorer import Restorer
+from ..restoring.restorer import NotFiniteError, Restorer
 from ..scoring.metrics import PROTOCOLS
 from ..settings import default_config
 from ..tasks import Task
@@ -261,6 +261,9 @@ class Run:
         """Mean PSNR in dB, by the task's protocol, over the centre crops of the validation images.
 
         They are shared among the processes.
+
+        Raises:
+            TrainingError: the network's output is not finite; its weights are not saved.
         """
         training, model, score = self.config.TRAINING, self.state.averaged, PROTOCOLS[self.task.protocol]
         images, process = self.data.validation, this_process(self.accelerator)
@@ -271,7 +274,13 @@ class Run:
             restore = Restorer(model, None, "float32", "exact", tlc=False, tile=0)
             for number in range(process.rank, len(images), process.world):
                 degraded, target = images[number]
-                restored = restore(degraded)
+                try:
+                    restored = restore(degraded)
+                except NotFiniteError as error:  # finite weights, but so large that what they compute is not
+                    raise TrainingError(
+                        f"stopped: validation after step {self.state.step}: {error}. The weights are not saved, and "
+                        "what was saved before stays. Lower OPTIM.LR_INITIAL, or set OPTIM.CLIP_NORM 0.01"
+                    ) from error
                 # Equal images have no finite PSNR; one grey level in one pixel would already give less than 100 dB.
                 found.append(min(score(restored, target)["psnr"], 100.0))
                 if len(shown) < _SHOWN_SAMPLES:
