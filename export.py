@@ -60,7 +60,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", metavar="NAME|FILE", help="released weights, or a checkpoint")
-    parser.add_argument("--format", choices=SUFFIXES, required=True)
+    parser.add_argument("--format", choices=SUFFIXES, required=True, help="openvino: an .xml and a .bin")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: NAME.onnx, NAME.xml, NAME.pt2 here")
     parser.add_argument("--no-tlc", dest="tlc", action="store_false", help="pool over the whole image")
     parser.add_argument("--precision", choices=MOST_LEVELS, default="float32", help="default: float32")

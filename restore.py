@@ -27,7 +27,7 @@ from m3snet.utils.images import (
     write_photograph,
 )
 from m3snet.utils.restoring.backends import BACKENDS, PRECISIONS
-from m3snet.utils.restoring.jobs import FALLBACK, Job, find_photographs, plan
+from m3snet.utils.restoring.jobs import DEVELOP, FALLBACK, Job, find_photographs, plan
 from m3snet.utils.restoring.photographs import restore_photograph
 from m3snet.utils.restoring.restorer import Restorer, warn_of_other_task
 from m3snet.utils.restoring.video import is_video, restore_video
@@ -66,6 +66,8 @@ def restore_files(args: argparse.Namespace) -> None:
     todo = [job for job in jobs if missing[job]]
     if found.others:
         print(f"neither images nor videos, left out: {found.others}")
+    if found.raws:
+        print(f"raw files of cameras, left out: {found.raws}; {DEVELOP}")
     if todo:
         restorer = open_restorer(args)
         print(restorer, flush=True)

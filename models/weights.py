@@ -126,6 +126,8 @@ def find_weights(weights: str | Path) -> Path:
     entry = released().get(str(weights))
     if entry is None:
         path = Path(weights)
+        if path.is_dir():
+            raise WeightsError(f"{path}: a folder; name a file of weights in it, such as model.safetensors")
         if not path.is_file():
             names = ", ".join(released()) or "none"
             raise WeightsError(f"{path}: no such file, nor the name of released weights (there are: {names})")

@@ -113,6 +113,8 @@ def test_threads_do_not_disturb_each_other(model: M3SNet) -> None:
         (torch.zeros(1, 3, 20, 20, dtype=torch.uint8), r"expected N x 3 x H x W floats, found \(1, 3, 20, 20\)"),
         (torch.full((1, 3, 9, 9), 255.0), r"expected floats in \[0, 1\], found 255 to 255"),
         (Image.new("P", (9, 9)), "expected an image of mode RGB, RGBA, L, LA, I;16, found P: convert it first"),
+        ("street.jpg", "expected a numpy array, a Pillow image, a tensor, or a list of them, found 'street.jpg'"),
+        (None, "a list of them, found None"),
     ],
 )
 def test_what_is_no_image_is_refused(

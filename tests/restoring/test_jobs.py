@@ -122,3 +122,17 @@ def test_a_folder_needs_a_folder(holiday: Path) -> None:
 def test_comparisons_lie_beside_the_results(holiday: Path) -> None:
     (job,) = plan(find_photographs([holiday / "day"], Path("out")), Path("out"), compare=True)
     assert job.outputs == [Path("out/b.png"), Path("out/b-compare.png")]
+
+
+def test_raw_files_in_a_folder_are_counted(holiday: Path) -> None:
+    (holiday / "empty" / "c.CR3").touch()
+    found = find_photographs([holiday], Path("out"))
+    assert found.raws == 1
+    with pytest.raises(UserError, match=r"^holiday/empty: only raw files of cameras; develop them to TIFF, PNG or"):
+        targets(["holiday/empty"])
+
+
+def test_a_name_whose_quotes_were_forgotten_is_told(holiday: Path) -> None:
+    shutil.copy(holiday / "a10.png", "my street.png")
+    with pytest.raises(UserError, match=r'^my street\.png: a name with spaces needs quotes: "my street\.png"$'):
+        targets(["my", "street.png"])

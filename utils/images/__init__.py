@@ -2,7 +2,7 @@
 
 In numpy an image is H x W x 3 uint8 RGB; as a tensor it is N x 3 x H x W float32 in [0, 1].
 """
-from .headers import IMAGE_SUFFIXES, ImageError, is_image, max_pixels, suffix_of
+from .headers import IMAGE_SUFFIXES, ImageError, is_image, is_raw, max_pixels, suffix_of
 from .photographs import (
     READING,
     WRITTEN_SUFFIXES,
@@ -24,6 +24,7 @@ __all__ = [
     "Photograph",
     "check_can_hold",
     "is_image",
+    "is_raw",
     "look_at",
     "max_pixels",
     "read_image",

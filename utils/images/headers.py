@@ -92,6 +92,11 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
+def is_raw(path: Path) -> bool:
+    """Whether `path` has the suffix of a raw file of a camera, which is not read."""
+    return _RAW_SUFFIX.fullmatch(path.suffix) is not None
+
+
 def suffix_of(path: Path) -> str:
     """The usual suffix of an image file's format, by its contents: .jpg, .png, .tif, ...
 
@@ -114,7 +119,7 @@ def load_file(path: Path) -> tuple[str, bytes]:
             kind = _identify(start)
             if not start:
                 raise ImageError(f"{path}: the file is empty (0 bytes)")
-            if kind == "TIFF" and _RAW_SUFFIX.fullmatch(path.suffix):
+            if kind == "TIFF" and is_raw(path):
                 kind = "raw file of a camera"
             if kind is None:
                 raise ImageError(f"{path}: not an image, or one of an unknown format")

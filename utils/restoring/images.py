@@ -52,6 +52,8 @@ def restore_image(
         return _restore_pillow(restorer, image)
     if isinstance(image, torch.Tensor):
         return _restore_tensor(restorer, image)
+    if not isinstance(image, Sequence) or isinstance(image, (str, bytes)):
+        raise ValueError(f"expected a numpy array, a Pillow image, a tensor, or a list of them, found {image!r:.80}")
     return [restore_image(restorer, one) for one in image]
 
 

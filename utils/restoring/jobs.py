@@ -10,9 +10,10 @@ from pathlib import Path
 from natsort import natsorted
 
 from ..cli import UserError
-from ..images import WRITTEN_SUFFIXES, is_image
+from ..images import WRITTEN_SUFFIXES, is_image, is_raw
 from .video import CONTAINERS, is_video
 
+DEVELOP = "develop them to TIFF, PNG or JPEG first"
 FALLBACK = ".png"  # of what comes in a format that is not written
 
 
@@ -37,7 +38,8 @@ class Found:
     # Each photograph or video -> its place below a folder of results.
     photos: dict[Path, Path] = field(default_factory=dict)
     walked: list[Path] = field(default_factory=list)  # folders among the names
-    others: int = 0  # files in them that are neither images nor videos
+    others: int = 0  # files in them that are neither images nor videos nor raw files
+    raws: int = 0  # raw files of cameras in them
     unread: list[str] = field(default_factory=list)  # folders in them that cannot be listed, and why
 
 
@@ -50,6 +52,9 @@ def find_photographs(names: Sequence[Path], out: Path) -> Found:
     Raises:
         UserError: a name means nothing, or the folders hold nothing to restore; or `out` is the only one of them.
     """
+    whole = Path(" ".join(map(str, names)))
+    if len(names) > 1 and whole.exists() and not all(name.exists() for name in names):
+        raise UserError(f'{whole}: a name with spaces needs quotes: "{whole}"')
     matches = [match for name in names for match in _expand(name)]
     others = [match for match in matches if not (match.is_dir() and _same(match, out))]
     if not others:
@@ -64,11 +69,14 @@ def find_photographs(names: Sequence[Path], out: Path) -> Found:
         for path in _walk(match, out, found.unread):
             if is_image(path) or is_video(path):
                 found.photos[path] = Path(top, path.relative_to(match))
+            elif is_raw(path):
+                found.raws += 1
             else:
                 found.others += 1
     if not found.photos:
         walked = ", ".join(map(str, found.walked))
-        raise UserError("; ".join(found.unread) or f"{walked}: no images or videos in this folder")
+        none = f"only raw files of cameras; {DEVELOP}" if found.raws else "no images or videos in this folder"
+        raise UserError("; ".join(found.unread) or f"{walked}: {none}")
     return found
 
 
