@@ -7,12 +7,13 @@ piece of memory, with the channels of a pixel next to each other.
 from __future__ import annotations
 
 import ctypes
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from ..utils.cli import warn
 
 _VERSION = 2  # kernels_version of kernels.c
 _WORTH_A_THREAD = 1 << 14  # elements; below, threads cost more than they save
@@ -139,8 +140,5 @@ def _library() -> ctypes.CDLL | None:
                 return library
         except ValueError:  # before there were versions
             pass
-        warnings.warn(
-            f"{file.name} was compiled for another version of this program, which is slower now; install it again",
-            stacklevel=2,
-        )
+        warn(f"{file.name} was compiled for another version of this program, which is slower now; install it again")
     return None
