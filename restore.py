@@ -91,11 +91,11 @@ def restore_files(args: argparse.Namespace) -> None:
                     raise UserError(f"{job.out}: {error.strerror}") from error  # none of them could be written
                 named = any(str(path) in str(error) for path in (job.photo, *job.outputs))
                 failures.append(str(error) if named else f"{job.photo}: {error}")
+                left -= 1
             else:
-                done += 1
+                done, left = done + 1, left - 1  # before the line: Ctrl-C may come while it is printed
                 if not (on_terminal and sys.stdout.isatty()):
                     print(line, flush=True)
-            left -= 1
     finally:
         bar.close()
         if len(jobs) > 1:

@@ -347,6 +347,22 @@ def test_ctrl_c_says_how_far_it_came(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]
 
 
+def test_a_file_is_counted_once_when_stopped_at_its_line(
+    weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(text: object, flush: bool = False) -> None:
+        print(text)
+        if "->" in str(text):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("m3snet.restore.print", stop, raising=False)
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(photo, tmp_path / name)
+    with pytest.raises(KeyboardInterrupt):
+        main(["rain", str(tmp_path / "[ab].jpg"), "-o", str(tmp_path / "out"), "--weights", weights])
+    assert capsys.readouterr().out.endswith("1 restored, 1 left to do\n")
+
+
 def test_a_full_disk_ends_it_at_once(
     weights: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
