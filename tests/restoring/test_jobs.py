@@ -136,3 +136,8 @@ def test_a_name_whose_quotes_were_forgotten_is_told(holiday: Path) -> None:
     shutil.copy(holiday / "a10.png", "my street.png")
     with pytest.raises(UserError, match=r'^my street\.png: a name with spaces needs quotes: "my street\.png"$'):
         targets(["my", "street.png"])
+
+
+def test_many_names_are_too_long_for_one(holiday: Path) -> None:
+    with pytest.raises(UserError, match=r"^x{99}0\.png: no such file"):
+        targets([f"{'x' * 99}{number}.png" for number in range(50)])

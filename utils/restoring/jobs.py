@@ -52,8 +52,9 @@ def find_photographs(names: Sequence[Path], out: Path) -> Found:
     Raises:
         UserError: a name means nothing, or the folders hold nothing to restore; or `out` is the only one of them.
     """
-    whole = Path(" ".join(map(str, names)))
-    if len(names) > 1 and whole.exists() and not all(name.exists() for name in names):
+    whole = " ".join(map(str, names))
+    # os.path's: Path's raises an error where so many names are too long for one.
+    if len(names) > 1 and os.path.exists(whole) and not all(map(os.path.exists, names)):
         raise UserError(f'{whole}: a name with spaces needs quotes: "{whole}"')
     matches = [match for name in names for match in _expand(name)]
     others = [match for match in matches if not (match.is_dir() and _same(match, out))]
