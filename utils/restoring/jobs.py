@@ -54,7 +54,7 @@ def find_photographs(names: Sequence[Path], out: Path) -> Found:
     """
     whole = " ".join(map(str, names))
     # os.path's: Path's raises an error where so many names are too long for one.
-    if len(names) > 1 and os.path.exists(whole) and not all(map(os.path.exists, names)):
+    if len(names) > 1 and os.path.exists(whole) and not all(map(os.path.exists, names)):  # noqa: PTH110
         raise UserError(f'{whole}: a name with spaces needs quotes: "{whole}"')
     matches = [match for name in names for match in _expand(name)]
     others = [match for match in matches if not (match.is_dir() and _same(match, out))]
