@@ -34,6 +34,7 @@ def claim(folder: Path, title: str, digest: str, state: PartialState) -> Iterato
     lock = FileLock(folder / LOCK)
     if state.is_main_process:
         make_folder(folder, "--results DIR")
+        _check(folder, title, digest)  # before the lock: where somebody else's files are, none is added
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
@@ -42,7 +43,8 @@ def claim(folder: Path, title: str, digest: str, state: PartialState) -> Iterato
             ) from error
     try:
         if state.is_main_process:
-            _check(folder, title, digest)
+            if _check(folder, title, digest) not in (digest, None):
+                print(f"{folder}: the results there, of an earlier state of {title}, are replaced")
             with write_atomically(folder / MARK) as file:
                 file.write(json.dumps({"title": title, "digest": digest}).encode())
         yield
@@ -50,11 +52,16 @@ def claim(folder: Path, title: str, digest: str, state: PartialState) -> Iterato
         lock.release()
 
 
-def _check(folder: Path, title: str, digest: str) -> None:
+def _check(folder: Path, title: str, digest: str) -> str | None:
+    """See that the results of `title` may be in a folder; returns the digest of those that are there.
+
+    Raises:
+        ResultsError: see `claim`.
+    """
     # What a killed run may leave before its mark is there is nobody's.
     others = sorted(path.name for path in folder.iterdir() if path.name != LOCK and not path.match(TEMPORARY))
     if not others:
-        return
+        return None
     found = _found(folder)
     if found is None:
         more = ", ..." * (len(others) > 3)
@@ -68,8 +75,7 @@ def _check(folder: Path, title: str, digest: str) -> None:
             f"{folder}: holds the results of {other_title or 'something else'}, which those of {title} would "
             "overwrite; name another --results DIR, or delete the folder"
         )
-    if other_digest != digest:
-        print(f"{folder}: the results there, of an earlier state of {title}, are replaced")
+    return other_digest
 
 
 def _found(folder: Path) -> tuple[str | None, str] | None:
