@@ -415,6 +415,29 @@ def test_broken_weights_are_not_saved(folder: Path, tmp_path: Path, monkeypatch:
     assert load_checkpoint(train(folder, tmp_path) / "model_latest.pth")["step"] == 8
 
 
+def test_a_loss_that_breaks_costs_no_checkpoint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that are finite and far too large are kept apart, however often the run is started again."""
+    run, take = tmp_path / "Deraining/run", TrainStep.__call__
+
+    def exploding(self: TrainStep, patch: Any) -> None:
+        take(self, patch)
+        if self.state.step == 5:
+            with torch.no_grad():
+                self.state.model.intro.weight.fill_(3e38)
+
+    for _ in range(3):
+        with monkeypatch.context() as patch, pytest.raises(TrainingError, match="was not finite for 1 step"):
+            patch.setattr(TrainStep, "__call__", exploding)
+            train(folder, tmp_path)
+        steps = {path.name: load_checkpoint(path)["step"] for path in run.glob("*.pth")}
+        assert steps == {"model_latest.pth": 4, "model_previous.pth": 2, "model_best.pth": 4, "model_stopped.pth": 6}
+    assert load_checkpoint(run / "model_stopped.pth")["state_dict"]["intro.weight"].max() > 1e38
+    with pytest.raises(TrainingError, match="was not finite for 1 step"):  # by name it can be gone on from
+        train(folder, tmp_path, TRAINING__RESUME=run / "model_stopped.pth")
+
+
 def test_weights_whose_output_is_not_finite_are_not_saved(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

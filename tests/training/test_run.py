@@ -89,7 +89,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     assert len(named) == 4
     assert set(named) <= {str(i) for i in range(9)}
     assert "the loss is not finite, step skipped; this process's batch: " in capsys.readouterr().out
-    state = load_checkpoint(tmp_path / "bad/Deraining/run/model_latest.pth")
+    state = load_checkpoint(tmp_path / "bad/Deraining/run/model_stopped.pth")
     assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
     # Three steps were taken: the optimizer says so.
     assert {float(slot["step"]) for slot in state["optimizer"]["state"].values()} == {3.0}

@@ -1,7 +1,7 @@
 """Checkpoints: a file holds the whole training state, checksums in it say whether it is whole, no crash tears one.
 
 A run's folder has `model_latest.pth`, the one before it (`model_previous.pth`), the best and some numbered ones. A
-state is written once, as the latest; its other names are hard links to it.
+state is written once, as the latest; its other names are hard links to it. `model_stopped.pth` stands apart.
 """
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from ..cli import UserError
 from ..files import TEMPORARY, temporary_name, write_atomically
 
 LATEST, PREVIOUS, BEST = "model_latest.pth", "model_previous.pth", "model_best.pth"
+# The state of a run whose loss broke. Its weights may be finite and spoilt: it takes no other's place, and goes by name
+# alone.
+STOPPED = "model_stopped.pth"
 _NUMBERED = "model_epoch_*.pth"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -30,24 +33,26 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, cannot be used or cannot be written; the message names it."""
 
 
-def save_checkpoint(state: dict[str, Any], folder: Path, names: Sequence[str] = ()) -> Path:
+def save_checkpoint(state: dict[str, Any], folder: Path, names: Sequence[str] = (), file: str = LATEST) -> Path:
     """Write `state` as the latest checkpoint of a run's `folder`, whole or not at all, and also under `names`.
+
+    As another `file` it leaves the latest and the previous one as they are.
 
     The names are kept inside, so that `tidy` can give those that a crash right after the writing left out.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written to; the checkpoints that are there stay.
     """
-    latest = folder / LATEST
+    path = folder / file
     try:
-        with write_atomically(latest) as file:
-            torch.save({**state, "names": list(names)}, file)
-            if latest.is_file():
-                _link(latest, folder / PREVIOUS)
-        _give_names(latest, names)
+        with write_atomically(path) as stream:
+            torch.save({**state, "names": list(names)}, stream)
+            if file == LATEST and path.is_file():
+                _link(path, folder / PREVIOUS)
+        _give_names(path, names)
     except (OSError, RuntimeError) as error:  # torch wraps what the file raised
         raise CheckpointError(_why_unwritten(error, state, folder)) from error
-    return latest
+    return path
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from .build import TrainingError, build_batches, build_model, build_state, build
 from .checkpoint import (
     BEST,
     LATEST,
+    STOPPED,
     CheckpointError,
     checkpoints,
     load_checkpoint,
@@ -73,7 +74,8 @@ def train(config: CfgNode, task: Task, dry_run: bool = False) -> Path:
     Raises:
         TrainingError, ConfigError, PairError, SessionError: before the first step.
         CheckpointError: what should be resumed cannot be, or a checkpoint cannot be written.
-        TrainingError: the loss or the gradient broke, or memory ran out; the state before it is saved.
+        TrainingError: the loss or the gradient broke, or memory ran out; the state before it is saved, in the first
+            case to a file of its own.
         Stopped: SIGTERM, SIGINT or SIGHUP came; the state is saved.
     """
     accelerator = start_accelerator(config)
@@ -248,11 +250,12 @@ class Run:
             what = "loss" if not math.isfinite(outcome.loss) else "gradient"
             self.log.info(f"epoch {epoch}: the {what} is not finite, step skipped; this process's batch: {names}")
             if outcome.broken >= self.config.TRAINING.NONFINITE_LIMIT:
-                self.save()
+                self.save(file=STOPPED)
                 raise TrainingError(
                     f"stopped: the {what} was not finite for {outcome.broken} step(s) in a row, the last on {names}. "
-                    f"The weights before it are in {self.folder / LATEST}. Look at these images, or lower "
-                    "OPTIM.LR_INITIAL, or set OPTIM.CLIP_NORM 0.01"
+                    "Look at these images, or lower OPTIM.LR_INITIAL, or set OPTIM.CLIP_NORM 0.01. What was saved "
+                    "before stays, and TRAINING.RESUME auto goes on from it; the state before this step, whose "
+                    f"weights may be spoilt, is in {self.folder / STOPPED}"
                 )
         if signum:
             self.stop(signum)
@@ -297,8 +300,8 @@ class Run:
         self.log.validation(epoch, mean, shown)
         return mean
 
-    def save(self, names: Sequence[str] = ()) -> None:
-        """Write the latest checkpoint, in the first process; all must call it.
+    def save(self, names: Sequence[str] = (), file: str = LATEST) -> None:
+        """Write the latest checkpoint, or another `file`, in the first process; all must call it.
 
         Raises:
             TrainingError: the weights are broken; nothing is written.
@@ -309,13 +312,13 @@ class Run:
                 f"stopped: after step {self.state.step} the weights are not finite (NaN or infinite). They are not "
                 "saved, and what was saved before stays. Lower OPTIM.LR_INITIAL, or set OPTIM.CLIP_NORM 0.01"
             )
-        in_all_processes(lambda: self._write(names))
+        in_all_processes(lambda: self._write(names, file))
 
-    def _write(self, names: Sequence[str] = ()) -> None:
+    def _write(self, names: Sequence[str] = (), file: str = LATEST) -> None:
         """Write a checkpoint, if this is the first process; it says which code and configuration made it."""
         if self.accelerator.is_main_process:
             content = {**self.state.state_dict(), "config": to_dict(self.config), "code": code_version()}
-            save_checkpoint(content, self.folder, names)
+            save_checkpoint(content, self.folder, names, file)
             prune_checkpoints(self.folder, self.config.TRAINING.KEEP, self.state.epoch)
 
     @contextlib.contextmanager
