@@ -79,12 +79,20 @@ _BRANDS = (  # of files that begin with ftyp
     ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
     ((b"crx ",), "raw file of a camera"),
 )
+RARE = "a TIFF of a rare layout, which is not read; save it as RGB without compression, or as PNG"
 _ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
 _GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
 class ImageError(UserError):
     """A file that cannot be read or written as an image; the message names it."""
+
+
+def damaged(path: Path, error: Exception) -> ImageError:
+    """What to raise where a decoder has raised `error`."""
+    if str(error) == "unknown pixel mode":  # Pillow's, of a whole TIFF
+        return ImageError(f"{path}: {RARE}")
+    return ImageError(f"{path}: damaged or cut off ({str(error).strip()})")
 
 
 def is_image(path: Path) -> bool:
@@ -147,7 +155,7 @@ def open_header(path: Path, kind: str, data: bytes) -> ImageFile.ImageFile:
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except Exception as error:  # what damaged bytes make Pillow raise has no end
-        raise ImageError(f"{path}: damaged or cut off ({str(error).strip()})") from error
+        raise damaged(path, error) from error
     if frames > 1:
         what = "a file" if kind == "HEIC" else "an animation"
         raise ImageError(f"{path}: {what} of {frames} pictures; save one of them as a file of its own")

@@ -24,16 +24,16 @@ from .deep import (
     write_pnm,
     write_tiff,
 )
-from .headers import ImageError, has_alpha, is_gray, load_file, load_heif, open_header
+from .headers import RARE, ImageError, damaged, has_alpha, is_gray, load_file, load_heif, open_header
 from .metadata import Metadata, add_to_tiff, options_for, orientation_of, read_metadata, read_tiff_metadata
 from .profiles import cmyk_to_srgb, is_srgb, mode_of, name_of, read_otherwise, to_srgb
-from .tiff import read_tiff
+from .tiff import read_tiff, straight
 from .truncation import check_data, find_end
 
 cv2.utils.logging.setLogLevel(0)  # it prints what it also raises
 
 _ROWS = 256  # converted at a time
-READING = 3  # counts the changes of what `read_image` makes of a file: what was read before one is out of date
+READING = 4  # counts the changes of what `read_image` makes of a file: what was read before one is out of date
 
 
 @dataclass(frozen=True)
@@ -287,19 +287,21 @@ def _read_tiff(path: Path, data: bytes) -> Photograph:
     """OpenCV and Pillow turn TIFF files upright themselves."""
     tiff = read_tiff(path, data)
     if tiff.array is not None:
-        photograph = _from_channels(tiff.array, tiff.profile)
-        photograph = replace(photograph, metadata=read_tiff_metadata(data, tiff.place))
-        return _upright(photograph, tiff.orientation)
-    picture = open_header(path, "TIFF", data)
-    if tiff.page < 0 or (tiff.deep and (tiff.odd or tiff.page > 0)):
-        raise ImageError(f"{path}: a TIFF of a rare layout; save it without compression, or as PNG")
-    if tiff.deep:
-        pixels, _ = _decode_with_opencv(path, data)
-        photograph = _photograph(pixels, is_gray(picture), None, tiff.profile)
+        photograph = _upright(_from_channels(tiff.array, tiff.profile), tiff.orientation)
+    elif tiff.rare:
+        raise ImageError(f"{path}: {RARE}")
+    elif tiff.opencv:
+        pixels, alpha = _decode_with_opencv(path, data, alpha=tiff.alpha is not None)
+        if 8 < tiff.bits < 16:  # which OpenCV shifts: white is not 65535
+            pixels = spread(pixels >> (16 - tiff.bits), (1 << tiff.bits) - 1)
+        if alpha is not None and tiff.premultiplied:
+            pixels = straight(pixels, alpha)
+        photograph = _photograph(pixels, tiff.gray, alpha, tiff.profile)
     else:
-        picture.seek(tiff.page)
-        photograph = _decode_with_pillow(path, picture)
-    return replace(photograph, metadata=read_tiff_metadata(data, tiff.place))
+        photograph = _decode_with_pillow(path, open_header(path, "TIFF", data), tiff.page)
+    bits = tiff.bits if 8 < tiff.bits < 16 else None
+    metadata = replace(read_tiff_metadata(data, tiff.place), bits=bits)
+    return replace(photograph, notes=(*photograph.notes, *tiff.notes), metadata=metadata)
 
 
 def _from_channels(array: np.ndarray, profile: bytes | None) -> Photograph:
@@ -318,7 +320,7 @@ def _decode_deep(path: Path, picture: ImageFile.ImageFile, kind: str, data: byte
     except MemoryError:
         raise
     except Exception as error:  # what damaged bytes make a decoder raise has no end
-        raise ImageError(f"{path}: damaged or cut off ({error})") from error
+        raise damaged(path, error) from error
     if array is None:  # an OpenCV without AVIF
         return replace(_decode_with_pillow(path, picture), notes=(f"{bits} bits read as 8",))
     photograph = _from_channels(array, picture.info.get("icc_profile"))
@@ -344,16 +346,18 @@ def _decode_with_opencv(path: Path, data: bytes, alpha: bool = False) -> tuple[n
     return image, None
 
 
-def _decode_with_pillow(path: Path, picture: ImageFile.ImageFile) -> Photograph:
-    profile = picture.info.get("icc_profile")
+def _decode_with_pillow(path: Path, picture: ImageFile.ImageFile, page: int = 0) -> Photograph:
     try:
+        if page:
+            picture.seek(page)
+        profile = picture.info.get("icc_profile")
         if picture.mode == "CMYK":
             return _photograph(cmyk_to_srgb(picture, profile), False, None, None, ("CMYK converted to RGB",))
         pixels = np.asarray(picture.convert("RGB"))
     except MemoryError:
         raise
     except Exception as error:  # what damaged bytes make Pillow raise has no end
-        raise ImageError(f"{path}: damaged or cut off ({error})") from error
+        raise damaged(path, error) from error
     return _photograph(pixels, is_gray(picture), _alpha(path, picture, pixels), profile)
 
 
