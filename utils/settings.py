@@ -7,6 +7,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from ..models import SIZES
+from .restoring.padding import PADDINGS
 from .tasks import DATA_ROOT
 from .values import Listed, Name, Number, Switch, SwitchOr, Text, Whole, Word
 
@@ -128,6 +129,11 @@ def default_config(mode: str) -> CfgNode:
     test.REPORT = (False, Switch(), "write a page with before/after sliders, report.html")
     test.PERCEPTUAL = ([], Listed(Word(PERCEPTUAL), distinct=True), "scores of pyiqa, whose licence is non-commercial")
     test.TLC = (True, Switch(), "test-time local converter")
+    test.PADDING = (
+        "reflect",
+        Word(PADDINGS),
+        "beyond the border of images whose sides are no multiples of 16; zeros: as published",
+    )
     return config
 
 

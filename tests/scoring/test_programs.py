@@ -215,6 +215,13 @@ def test_tlc_can_be_turned_off(root: Path, weights: Path, tmp_path: Path) -> Non
     assert with_tlc[0]["psnr"] != without[0]["psnr"]
 
 
+def test_results_say_how_borders_were_padded(root: Path, weights: Path, tmp_path: Path) -> None:
+    reflected = run(root, weights, tmp_path / "out")
+    zeros = run(root, weights, tmp_path / "out", "TEST.PADDING", "zeros")
+    assert [results[0]["provenance"]["padding"] for results in (reflected, zeros)] == ["reflect", "zeros"]
+    assert reflected[0]["psnr"] != zeros[0]["psnr"]  # 40 x 63 pixels
+
+
 def test_results_say_what_ran_the_network(root: Path, weights: Path, tmp_path: Path) -> None:
     command = ["--weights", str(weights), "--opts", "DATA.ROOT", str(root)]
     scores = []

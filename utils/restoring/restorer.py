@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..cli import UserError, warn
 from .backends import EXPORTED, find_device, open_backend, open_file
 from .ensemble import mean_of_views
 from .memory import largest_tile
+from .padding import PADDINGS, padded
 from .tiling import Progress, in_tiles
 
 PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were trained on
@@ -46,6 +48,7 @@ class Restorer:
         grid: tiles begin at multiples of it.
         ensemble: as asked for; it may be changed.
         strength: as asked for; it may be changed.
+        padding: as asked for.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Restorer:
         tile: int | None = None,
         ensemble: bool = False,
         strength: float = 1.0,
+        padding: str = "reflect",
     ) -> None:
         """
         Args:
@@ -77,10 +81,10 @@ class Restorer:
         Raises:
             WeightsError: no such weights, not those of an M3SNet, or of one for other images than RGB.
             BackendError: the device, precision or backend is not to be had here.
-            RestoringError: `tile` is less than `smallest_tile`, or `strength` not in [0, 1].
+            RestoringError: `tile` is less than `smallest_tile`, `strength` not in [0, 1], or no such `padding`.
         """
         self.name = Path(model).stem if isinstance(model, (str, Path)) else "M3SNet"
-        self.tile, self.ensemble, self.strength = tile, ensemble, strength
+        self.tile, self.ensemble, self.strength, self.padding = tile, ensemble, strength, padding
         if isinstance(model, (str, Path)) and Path(model).suffix in EXPORTED:
             self._open_file(Path(model), device, precision, backend)
         else:
@@ -89,6 +93,8 @@ class Restorer:
             raise RestoringError(f"tile {tile}: with these weights expected 0, or at least {self.smallest_tile} pixels")
         if not 0 <= strength <= 1:
             raise RestoringError(f"strength {strength}: expected 0 to 1")
+        if padding not in PADDINGS:
+            raise RestoringError(f"padding {padding}: expected {' or '.join(PADDINGS)}")
 
     def _open_model(
         self, model: M3SNet | str | Path, device: str | torch.device | None, precision: str, backend: str, tlc: bool
@@ -159,7 +165,8 @@ class Restorer:
 
     def _part(self, image: torch.Tensor) -> torch.Tensor:
         image = image.to(self.device, memory_format=torch.channels_last)
-        restored = mean_of_views(self.network, image) if self.ensemble else self.network(image)
+        network = partial(mean_of_views, self.network) if self.ensemble else self.network
+        restored = padded(network, image, self.grid, self.padding)
         if not restored.isfinite().all():
             raise NotFiniteError("the network's output is not finite: its weights or its precision do not serve")
         return torch.lerp(image, restored, self.strength)

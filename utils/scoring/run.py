@@ -69,7 +69,8 @@ def evaluate_task(
     file = find_weights(weights)
     warn_of_other_task(file, task.name)
     perceptual = _perceptual(config.TEST.PERCEPTUAL)
-    restorer = Restorer(weights, state.device, precision, backend, config.TEST.TLC, tile=0)
+    test = config.TEST
+    restorer = Restorer(weights, state.device, precision, backend, test.TLC, tile=0, padding=test.PADDING)
     model = restorer.model
     if model is None:
         raise WeightsError(f"{weights}: scores are taken with weights, not with a file of export.py")
@@ -83,6 +84,7 @@ def evaluate_task(
         "tlc_window": window,
         "backend": restorer.backend,
         "precision": restorer.precision,
+        "padding": restorer.padding,
         "rounding": _ROUNDING,
         "tiling": None,
         "perceptual": list(config.TEST.PERCEPTUAL),
@@ -98,6 +100,7 @@ def evaluate_task(
             f"{weights}: {size or 'M3SNet'}, {parameters:,} parameters, "
             + (f"TLC window {window} (patches of {patch})" if window else "without TLC")
             + f", {restorer.precision}, {restorer.backend} on {state.device.type}"
+            + ", borders of zeros" * (restorer.padding == "zeros")
         )
         folders: list[Path | None] = [out_dir / test_set.name for test_set in sets]
         journals = _begin(sets, folders, out_dir, origin)
