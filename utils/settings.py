@@ -55,6 +55,11 @@ def default_config(mode: str) -> CfgNode:
         Number(0, 1, above=True),
         "the loss is 10 log10(MSE + LOSS_EPS); 1e-4 keeps clean patches from ruling a batch",
     )
+    optim.LOSS_FOURIER = (
+        0.0,
+        Number(0, 1_000_000),
+        "adds so much times the error of the Fourier transform to the loss, as MIMO-UNet does",
+    )
 
     training = config.TRAINING = CfgNode()
     training.VAL_AFTER_EVERY = (20, Whole(1, _MANY), "epochs between validations")

@@ -1,10 +1,11 @@
 """The loss against its closed form."""
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from m3snet.utils.training.loss import PSNRLoss
+from m3snet.utils.training.loss import PSNRLoss, fourier_error
 
 
 def off_by(*errors: float, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,4 +50,22 @@ def test_equal_images_have_a_finite_loss_and_no_gradient():
     loss = PSNRLoss()(restored, restored.detach().clone())
     loss.backward()
     assert loss.item() == pytest.approx(-80, abs=1e-4)
+    assert torch.equal(restored.grad, torch.zeros_like(restored))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fourier_error_is_numpys(dtype):
+    generator = torch.Generator().manual_seed(0)
+    restored, target = (torch.rand(2, 3, 10, 12, generator=generator).to(dtype) for _ in range(2))
+    error = np.fft.rfft2((restored.float() - target.float()).numpy(), norm="ortho")
+    found = fourier_error(restored, target)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(np.abs(error).mean(), rel=1e-5)
+
+
+def test_equal_images_have_no_fourier_error_and_no_gradient():
+    restored = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    error = fourier_error(restored, restored.detach().clone())
+    error.backward()
+    assert error.item() == 0
     assert torch.equal(restored.grad, torch.zeros_like(restored))

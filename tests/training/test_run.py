@@ -218,6 +218,12 @@ def test_loss_eps_reaches_the_loss(folder: Path, tmp_path: Path) -> None:
     assert float(small["psnr"]) > 5 and float(large["psnr"]) < 0  # -10 log10(MSE + 1)
 
 
+def test_the_fourier_error_is_trained_on_and_the_psnr_is_shown(folder: Path, tmp_path: Path) -> None:
+    plain, fourier = (metrics(train(folder, tmp_path / weight, OPTIM__LOSS_FOURIER=weight)) for weight in ("0", "1000"))
+    assert plain[0]["psnr"] == fourier[0]["psnr"]
+    assert plain[-1]["psnr"] != fourier[-1]["psnr"]
+
+
 def test_bad_data_is_said_before_the_first_step(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PairError, match=r"no training data: set TRAINING\.TRAIN_DIR"):
         train(folder, tmp_path, TRAINING__TRAIN_DIR="")

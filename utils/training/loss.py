@@ -20,3 +20,12 @@ class PSNRLoss(nn.Module):
     def forward(self, restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         mse = (restored.float() - target.float()).square().mean(dim=(1, 2, 3))
         return 10 * torch.log10(mse + self.eps).mean()
+
+
+def fourier_error(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """How far the Fourier transforms of the images lie apart: the mean modulus of their orthonormal difference.
+
+    N x C x H x W in any float type -> float32 scalar, in units of the images. A loss of MIMO-UNet (Cho et al., arXiv
+    2108.05054): a streak or an edge is an error of few frequencies, and weighs more than noise of the same energy.
+    """
+    return torch.fft.rfft2(restored.float() - target.float(), norm="ortho").abs().mean()

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from ..data.augment import orient
 from ..data.patches import Patch
-from .loss import PSNRLoss
+from .loss import PSNRLoss, fourier_error
 from .signals import SIGNALS
 from .state import TrainState
 
@@ -23,7 +23,7 @@ from .state import TrainState
 class Outcome(NamedTuple):
     """What became of one step."""
 
-    loss: float  # mean over all processes
+    loss: float  # the negative PSNR, mean over all processes
     norm: float  # of the gradient, before clipping
     rate: float  # learning rate
     pairs: list[int]  # this process's samples
@@ -50,7 +50,7 @@ class TrainStep:
         self.state, self.accelerator, self.accumulation_steps = state, accelerator, accumulation_steps
         self.clip_norm, self.seed = config.OPTIM.CLIP_NORM, config.TRAINING.SEED
         self._network, self._optimizer = accelerator.prepare(network, state.optimizer)
-        self._criterion = PSNRLoss(config.OPTIM.LOSS_EPS)
+        self._criterion, self._fourier = PSNRLoss(config.OPTIM.LOSS_EPS), config.OPTIM.LOSS_FOURIER
         self._weights = list(state.model.parameters())
         self._unread: list[tuple[torch.Tensor, torch.Tensor, float, torch.Tensor]] = []
         self._broken = 0
@@ -99,16 +99,19 @@ class TrainStep:
         return outcomes, next((number for number, flag in zip(SIGNALS, means[-len(SIGNALS) :], strict=True) if flag), 0)
 
     def _backward(self, patch: Patch) -> torch.Tensor:
-        """Forward and backward of one batch, in parts; returns this process's mean loss, on the device."""
+        """Forward and backward of one batch, in parts; returns this process's mean negative PSNR, on the device."""
         total = torch.zeros((), device=self.accelerator.device)
         parts = on_device(patch, self.accumulation_steps, self.accelerator.device)
         for part, (degraded, target) in enumerate(parts, start=1):
             # Only the last part exchanges gradients between processes.
             last = part == self.accumulation_steps
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._network):
-                loss = self._criterion(self._network(degraded), target) / self.accumulation_steps
-                self.accelerator.backward(loss)
-            total += loss.detach()
+                restored = self._network(degraded)
+                loss = self._criterion(restored, target)
+                total += loss.detach() / self.accumulation_steps
+                if self._fourier:
+                    loss = loss + self._fourier * fourier_error(restored, target)
+                self.accelerator.backward(loss / self.accumulation_steps)
         return total
 
 
