@@ -50,6 +50,16 @@ def test_a_line_cut_short_spoils_no_other(tmp_path: Path, files: list[Path]) -> 
     assert found(tmp_path, files, "abcd") == "acd"
 
 
+@pytest.mark.parametrize(("right", "wrong"), [("30.0", "31.0"), ("psnr", "psmr"), ('"row"', '"raw"'), ("{", "[" * 9999)])
+def test_a_line_that_was_changed_does_not_count(tmp_path: Path, files: list[Path], right: str, wrong: str) -> None:
+    for name in "ab":
+        Journal(tmp_path, "Set", STAMP).add(row(name), files)
+    path = tmp_path / ".Set.0.jsonl"
+    stamp, a, b = path.read_text().splitlines()
+    path.write_text("\n".join((stamp, a.replace(right, wrong, 1), b)))
+    assert found(tmp_path, files, "ab") == "b"
+
+
 def test_a_stamp_cut_short_is_no_stamp(tmp_path: Path, files: list[Path]) -> None:
     (tmp_path / ".Set.0.jsonl").write_text('{"weights_sha256": "a')
     journal = Journal(tmp_path, "Set", STAMP)

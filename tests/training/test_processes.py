@@ -104,17 +104,20 @@ def test_alone_it_is_what_the_work_gives() -> None:
 PROGRAM = """
 import accelerate
 from pathlib import Path
+from m3snet.utils.training.build import TrainingError
 from m3snet.utils.training.processes import in_all_processes
 
 state = accelerate.PartialState(cpu=True)
-def work():
+said = ""
+def work(failure):
     if state.process_index == 1:
-        raise MemoryError("no room")
+        raise failure
     return state.process_index
-try:
-    in_all_processes(work)
-except Exception as error:
-    said = f"{type(error).__name__}: {error}, "
+for failure in (MemoryError("no room"), TrainingError("not finite")):
+    try:
+        in_all_processes(lambda: work(failure))
+    except Exception as error:
+        said += f"{type(error).__name__}: {error}, "
 said += str(in_all_processes(lambda: state.process_index))
 Path(__file__).with_name(f"{state.process_index}.txt").write_text(said)
 state.destroy_process_group()
@@ -125,5 +128,6 @@ def test_an_error_in_one_process_is_an_error_in_all(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, *torchrun(), str(tmp_path / "program.py")]
     subprocess.run(command, check=True, timeout=100)
-    assert (tmp_path / "0.txt").read_text() == "UserError: process 1 failed: no room, [0, 1]"
-    assert (tmp_path / "1.txt").read_text() == "MemoryError: no room, [0, 1]"
+    there = "UserError: process 1 failed: no room, TrainingError: process 1 failed: not finite, [0, 1]"
+    assert (tmp_path / "0.txt").read_text() == there  # what a training does about an error depends on its kind
+    assert (tmp_path / "1.txt").read_text() == "MemoryError: no room, TrainingError: not finite, [0, 1]"

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Journal:
                 if not self._begun:
                     file.write(json.dumps(self._stamp))
                 # The line break comes first: a line that an interruption cut short ends here, and spoils no other.
-                file.write("\n" + json.dumps({"row": row, "files": _states(files)}))
+                file.write("\n" + json.dumps({"row": row, "files": _states(files), "checksum": _checksum(row)}))
         except OSError as error:  # of a full disk it does not say where
             error.filename = str(self._path)
             raise
@@ -67,7 +68,7 @@ class Journal:
             for line in lines:
                 entry = _parsed(line)
                 row, files = entry.get("row"), entry.get("files")
-                if isinstance(row, dict) and isinstance(row.get("name"), str) and isinstance(files, list):
+                if isinstance(row, dict) and "name" in row and entry.get("checksum") == _checksum(row):
                     self._rows[row["name"]] = row, files
         elif stamp:
             self.outdated = differences(stamp, self._stamp)
@@ -77,9 +78,14 @@ def _parsed(line: str) -> dict[str, Any]:
     """What a line says; nothing for one that was cut short or damaged."""
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _checksum(row: Row) -> int:
+    """So that a digit or a name that a bad disk changed does not count."""
+    return zlib.crc32(json.dumps(row).encode())
 
 
 def _states(files: Sequence[Path]) -> list[str]:

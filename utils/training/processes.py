@@ -88,7 +88,8 @@ def in_all_processes(work: Callable[[], T]) -> list[T]:
     """What `work` gives in each of the processes, by rank; all must call it.
 
     Raises:
-        UserError: it failed in another process. Here its own error is raised, so that no process waits for the others.
+        UserError: it failed in another process; of the kind that it is there, if it is a UserError. Here its own error is
+            raised, so that no process waits for the others.
     """
     result: T | None = None
     failure: Exception | None = None
@@ -96,13 +97,14 @@ def in_all_processes(work: Callable[[], T]) -> list[T]:
         result = work()
     except Exception as error:
         failure = error
+    kind = type(failure) if isinstance(failure, UserError) else UserError
     text = None if failure is None else str(failure) or type(failure).__name__
-    results, texts = zip(*gather_object([(result, text)]), strict=True)
+    results, kinds, texts = zip(*gather_object([(result, kind, text)]), strict=True)
     if failure is not None:
         raise failure
     for rank, reason in enumerate(texts):
         if reason is not None:
-            raise UserError(f"process {rank} failed: {reason}")
+            raise kinds[rank](f"process {rank} failed: {reason}")  # what is done about it depends on its kind
     return list(results)
 
 
