@@ -50,7 +50,9 @@ def test_a_line_cut_short_spoils_no_other(tmp_path: Path, files: list[Path]) -> 
     assert found(tmp_path, files, "abcd") == "acd"
 
 
-@pytest.mark.parametrize(("right", "wrong"), [("30.0", "31.0"), ("psnr", "psmr"), ('"row"', '"raw"'), ("{", "[" * 9999)])
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("30.0", "31.0"), ("psnr", "psmr"), ('"row"', '"raw"'), ("{", "[" * 9999)]
+)
 def test_a_line_that_was_changed_does_not_count(tmp_path: Path, files: list[Path], right: str, wrong: str) -> None:
     for name in "ab":
         Journal(tmp_path, "Set", STAMP).add(row(name), files)

@@ -88,8 +88,8 @@ def in_all_processes(work: Callable[[], T]) -> list[T]:
     """What `work` gives in each of the processes, by rank; all must call it.
 
     Raises:
-        UserError: it failed in another process; of the kind that it is there, if it is a UserError. Here its own error is
-            raised, so that no process waits for the others.
+        UserError: it failed in another process; of the kind that it is there, if it is a UserError. Its own error is
+            raised as it is. No process waits for the others.
     """
     result: T | None = None
     failure: Exception | None = None
