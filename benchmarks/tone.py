@@ -4,7 +4,7 @@
 
 Tone: the mean of the restored image minus that of the photograph, in grey levels of 255, of dry photographs and of
 the same with light or heavy rain drawn on them. Border: the PSNR (luma) of each pair over the area that three variants
-share: padded with zeros to a multiple of 16, as the network does; padded by reflection; 16 rows and columns cut off.
+share: padded by reflection, as photographs are restored; with zeros, as published; 16 rows and columns cut off.
 """
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-import cv2
 import numpy as np
 
 from m3snet.utils.cli import run_program
@@ -43,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{kind:30}{fmean(map(abs, values.values())):8.2f}{values[worst]:+8.2f}  {worst}")
     if arguments.pairs:
         changes = {pair.name: border(restorer, pair.input, pair.target) for pair in find_pairs(arguments.pairs)}
-        print(f"{'PSNR against zeros, dB':30}{'mean':>8}{'worst':>8}")
-        for column, kind in enumerate(("reflected", "16 rows and columns cut off")):
+        print(f"{'PSNR against reflected, dB':30}{'mean':>8}{'worst':>8}")
+        for column, kind in enumerate(("zeros", "16 rows and columns cut off")):
             values = {name: change[column] for name, change in changes.items()}
             worst = max(values, key=lambda name: abs(values[name]))
             print(f"{kind:30}{fmean(values.values()):+8.2f}{values[worst]:+8.2f}  {worst}")
@@ -61,16 +60,15 @@ def tone(restorer: Restorer, path: Path) -> tuple[float, float, float]:
 
 
 def border(restorer: Restorer, degraded: Path | None, target: Path) -> tuple[float, float]:
-    """By how many dB the score changes: reflected instead of zeros at the border, and 16 rows and columns cut off."""
+    """By how many dB the score changes: zeros beyond the border, not its reflection; 16 rows and columns cut off."""
     assert degraded is not None
     image, truth = read_image(degraded), read_image(target)
     height, width = (length - MULTIPLE for length in image.shape[:2])
-    down, right = (-length % MULTIPLE for length in image.shape[:2])
-    reflected = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REFLECT_101)
-    scores = [
-        psnr(rgb_to_y(restorer(variant)[:height, :width]), rgb_to_y(truth[:height, :width]))
-        for variant in (image, reflected, np.ascontiguousarray(image[:height, :width]))
-    ]
+    scores = []
+    for variant, padding in (image, "reflect"), (image, "zeros"), (image[:height, :width], "reflect"):
+        restorer.padding = padding
+        restored = restorer(np.ascontiguousarray(variant))[:height, :width]
+        scores.append(psnr(rgb_to_y(restored), rgb_to_y(truth[:height, :width])))
     return scores[1] - scores[0], scores[2] - scores[0]
 
 

@@ -48,7 +48,7 @@ class Restorer:
         grid: tiles begin at multiples of it.
         ensemble: as asked for; it may be changed.
         strength: as asked for; it may be changed.
-        padding: as asked for.
+        padding: as asked for; it may be changed.
     """
 
     def __init__(
