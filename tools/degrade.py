@@ -10,13 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from m3snet.utils.cli import UserError, run_program
 from m3snet.utils.data.blur import BLUR, shake
-from m3snet.utils.data.pairs import Pair, find_photographs
+from m3snet.utils.data.pairs import Pair, converted, find_photographs, seeded_by
 from m3snet.utils.data.rain import RAIN
 from m3snet.utils.images import ImageError, read_image, write_image
 
@@ -40,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"{folder}: is there already; name another OUT, or delete it")
     work = args.out / UNFINISHED
     lock = FileLock(work / "lock")  # the operating system's: it ends with its process, however that ends
-    failed = []
+    failed: list[str] = []
+    changes: list[str] = []
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             shutil.rmtree(work / side, ignore_errors=True)  # of a run that was killed
         for photograph in tqdm(photographs, unit=" images", disable=not sys.stderr.isatty()):
             try:
-                write_pair(args.kind, photograph, args.seed, work)
+                changes += write_pair(args.kind, photograph, args.seed, work)
             except ImageError as error:
                 failed.append(str(error))
         if len(failed) < len(photographs):
@@ -61,16 +61,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             lock.release()
             shutil.rmtree(work)
     print(f"{len(photographs) - len(failed)} pairs: {args.out}/input, {args.out}/target")
+    if told := converted(changes, len(photographs)):
+        print(told)
     if failed:
         raise UserError(f"{len(failed)} photograph(s) cannot be read:\n  " + "\n  ".join(failed))
 
 
-def write_pair(kind: str, photograph: Pair, seed: int, out: Path) -> None:
-    """Degrade a photograph, and write both versions below `out`; they depend on kind, seed and name only."""
-    target = read_image(photograph.target)
-    degraded = KINDS[kind](target, np.random.default_rng((seed, *photograph.name.encode())))
+def write_pair(kind: str, photograph: Pair, seed: int, out: Path) -> list[str]:
+    """Degrade a photograph, and write both versions below `out`; they depend on kind, seed and name only.
+
+    Returns what was converted as it was read, in words.
+    """
+    changes: list[str] = []
+    target = read_image(photograph.target, changes)
+    degraded = KINDS[kind](target, seeded_by(photograph.name, seed))
     write_image(out / "target" / f"{photograph.name}.png", target)
     write_image(out / "input" / f"{photograph.name}.png", degraded)
+    return changes
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -37,9 +37,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The images that were decoded since the list was cleared."""
     seen: list[Path] = []
 
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path, changes: list[str] | None = None) -> np.ndarray:
         seen.append(path)
-        return read_image(path)
+        return read_image(path, changes)
 
     monkeypatch.setattr(cache, "read_image", read)
     return seen

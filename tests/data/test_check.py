@@ -253,6 +253,12 @@ def test_files_that_are_no_images_are_noted(root):
     assert (note.level, list(note.files)) == (NOTE, ["target/8.xcf", "target/notes.txt"])
 
 
+def test_what_is_converted_is_noted(root):
+    write_image(root / TRAIN / "target/1.png", photo(1).astype(np.uint16) * 257)
+    (note,) = (finding for finding in examine(root, DERAINING)[1] if "converted" in finding.text)
+    assert (note.level, note.text) == (NOTE, "images converted as they were read: 16-bit rounded to 8: 1 of 12")
+
+
 @pytest.mark.parametrize(
     ("words", "folder", "line"),
     [

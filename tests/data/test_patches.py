@@ -105,6 +105,13 @@ def test_validation_sees_the_centre_and_the_same_degradation_every_time(pairs: l
     assert not np.array_equal(images[2][0], CentrePatches(pairs, 32, 2, DARKER)[2][0])
 
 
+def test_a_name_that_is_not_utf_8(pairs: list[Pair]) -> None:
+    (photograph,) = (pair for pair in pairs if pair.input is None)
+    pairs = [Pair(name, None, photograph.target) for name in ("\udcff", "\udcfe")]
+    (first, _), (second, _) = CentrePatches(pairs, 32, 1, DARKER)
+    assert not np.array_equal(first, second)
+
+
 def test_an_input_that_changed_its_size_is_not_trained_on(pairs: list[Pair]) -> None:
     assert pairs[0].input
     write_image(pairs[0].input, np.zeros((60, 90, 3), np.uint8))

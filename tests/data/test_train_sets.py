@@ -1,12 +1,15 @@
 """The images of a training: several folders with a share each, no folder twice, no test set unasked."""
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
+from PIL import Image, ImageCms
 from torch.utils.data import DataLoader
 
 import m3snet.Deblurring.config
@@ -18,6 +21,7 @@ from m3snet.utils.config import ConfigError, load_config
 from m3snet.utils.data.pairs import PairError
 from m3snet.utils.data.patches import PatchBatches, Process
 from m3snet.utils.data.train_sets import Sources, TrainSet, make_train_set
+from m3snet.utils.images import read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +71,25 @@ def test_photographs_follow_the_pairs_and_are_not_held_out(two: list[Path]) -> N
     assert found.lengths == (6, 3, 7)
     assert [pair.input is None for pair in found.patches.pairs] == 6 * [False] + 10 * [True]
     assert all(pair.input for pair in found.validation.pairs)
+
+
+@pytest.mark.parametrize("cache", ["none", "ram", "disk"])
+def test_what_is_converted_is_said(cache: str, folder: Path, tmp_path: Path) -> None:
+    """Also by a second training, which finds the images in the cache."""
+    path = folder / "input/3.png"
+    right = read_image(path)
+    with Image.open(ROOT / "tests/cases/photo-display-p3.jpg") as picture:
+        p3 = picture.info["icc_profile"]
+    srgb = ImageCms.createProfile("sRGB")
+    in_p3 = ImageCms.profileToProfile(Image.fromarray(right), srgb, ImageCms.ImageCmsProfile(io.BytesIO(p3)))
+    assert in_p3 is not None
+    in_p3.save(path, icc_profile=p3)
+    for _ in range(2):
+        lines: list[str] = []
+        keys = sources(TRAIN_DIR=folder, VAL_COUNT=2, CACHE=cache, CACHE_DIR=tmp_path / "cache")
+        found = make_train_set(TASK, keys, log=lines.append)
+        assert lines[1] == "images converted as they were read: Display P3 converted to sRGB: 1 of 18"
+        assert np.abs(found.patches.read(path).astype(int) - right).max() <= 3  # as the target, whose colours are sRGB
 
 
 def test_a_folder_named_twice_is_refused(two: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

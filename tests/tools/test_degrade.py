@@ -1,6 +1,8 @@
 """degrade.py: pairs that depend on name and seed alone, and that nothing is written over."""
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +18,10 @@ from m3snet.utils.cli import UserError
 from m3snet.utils.data.blur import shake
 from m3snet.utils.data.pairs import PairError, find_pairs
 from m3snet.utils.data.samples import photographs as photographs_of_skimage
-from m3snet.utils.images import read_image, write_image
+from m3snet.utils.images import read_image, read_photograph, write_image
 from m3snet.utils.scoring.metrics import psnr
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -39,6 +43,27 @@ def test_pairs_depend_on_name_and_seed(photographs: Path, tmp_path: Path, kind: 
     main([kind, str(photographs), "-o", str(tmp_path / "other"), "--seed", "6"])
     again, alone, other = (read_image(tmp_path / out / "input" / "b.png") for out in ("all", "alone", "other"))
     assert np.array_equal(again, alone) and not np.array_equal(again, other)
+
+
+def test_what_is_converted_is_said(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("photo-display-p3.jpg", "gray-gamma18.png"):
+        shutil.copy(ROOT / "tests/cases" / name, photographs)
+    main(["blur", str(photographs), "-o", str(tmp_path / "out")])
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "images converted as they were read: Display P3 converted to sRGB: 1 of 4, Gray Gamma 1.8 converted to sRGB: "
+        "1 of 4, gray repeated to RGB: 1 of 4"
+    )
+    for name in ("photo-display-p3.jpg", "gray-gamma18.png"):
+        written = read_photograph((tmp_path / "out/target" / name).with_suffix(".png"))
+        assert written.profile is None
+        assert np.array_equal(written.pixels, read_image(photographs / name))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="allows such a name")
+def test_a_name_that_is_not_utf_8(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "a.png").rename(photographs / os.fsdecode(b"\xff.png"))
+    main(["blur", str(photographs), "-o", str(tmp_path / "out")])
+    assert [pair.name for pair in find_pairs(tmp_path / "out")] == ["b", "\udcff"]
 
 
 def test_shake_always_shows_and_is_never_extreme() -> None:

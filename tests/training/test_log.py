@@ -140,6 +140,13 @@ def test_the_log_has_all_that_is_printed(
     assert "7 training images, 2 for validation" in lines
 
 
+def test_a_name_that_is_not_utf_8_does_not_end_a_run(folder: Path, tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path / "run", configuration(folder, tmp_path), ONE_PROCESS)
+    log._file.write("pairs/input: 1 file(s) left out: \udcff.txt\n")
+    log._file.flush()
+    assert (tmp_path / "run/train.log").read_text().endswith("left out: \\udcff.txt\n")
+
+
 def test_weights_and_biases_is_asked_for_by_name(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

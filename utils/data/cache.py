@@ -21,7 +21,7 @@ from ..config import ConfigError
 from ..files import remove_abandoned, temporary_name
 from ..images import READING, read_image
 
-Reader = Callable[[Path], np.ndarray]
+Reader = Callable[..., np.ndarray]  # path, and optionally what `read_image` tells its changes to
 
 _OPEN_MAPS = 30_000  # Linux allows a process 65,530 (vm.max_map_count)
 
@@ -52,9 +52,9 @@ class _MemoryCache:
     def __init__(self) -> None:
         self._images: dict[Path, np.ndarray] = {}
 
-    def __call__(self, path: Path) -> np.ndarray:
+    def __call__(self, path: Path, changes: list[str] | None = None) -> np.ndarray:
         if path not in self._images:
-            self._images[path] = read_image(path)
+            self._images[path] = read_image(path, changes)
         return self._images[path]
 
 
@@ -72,19 +72,26 @@ class _DiskCache:
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def __call__(self, path: Path) -> np.ndarray:
+    def __call__(self, path: Path, changes: list[str] | None = None) -> np.ndarray:
         try:
-            return _map(self._files[path])
+            return self._map(path, changes)
         except FileNotFoundError:
             pass  # not decoded yet
         except (OSError, ValueError, RuntimeError):  # torn when the power failed
             self._files[path].unlink(missing_ok=True)
-        image = read_image(path)
+        made: list[str] = []
+        image = read_image(path, made)
         try:
-            _write(self._files[path], image)
-            return _map(self._files[path])
+            _write(self._files[path], image, made)
+            return self._map(path, changes)
         except OSError as error:
             raise self._cannot_write(error) from error
+
+    def _map(self, path: Path, changes: list[str] | None) -> np.ndarray:
+        array = _map(self._files[path])
+        if changes is not None:
+            changes += _changes(self._files[path], array.nbytes)
+        return array
 
     def _needed(self) -> int:
         """Bytes of the images that are still missing, as far as the files' headers tell."""
@@ -99,8 +106,8 @@ class _DiskCache:
         )
 
 
-def _write(file: Path, image: np.ndarray) -> None:
-    """Write an array, whole or not at all, unless another process has done so."""
+def _write(file: Path, image: np.ndarray, changes: Sequence[str]) -> None:
+    """Write an array and, behind it, what was converted; whole or not at all, unless another process has done so."""
     if file.exists():
         return
     image = np.ascontiguousarray(image)
@@ -109,6 +116,7 @@ def _write(file: Path, image: np.ndarray) -> None:
         with temporary.open("xb") as stream:  # not flushed to the disk: what a power failure takes is decoded again
             npy.write_array_header_1_0(stream, npy.header_data_from_array_1_0(image))
             stream.write(image.data)  # not npy.write_array: its error does not say that the disk is full
+            stream.write("\n".join(changes).encode())
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -132,6 +140,15 @@ def _map(file: Path) -> np.ndarray:
     # Not np.memmap: it keeps a file open for every map, and a process may have only 256 (macOS) or 1,024 (Linux).
     content = torch.from_file(str(file), shared=False, size=start + math.prod(shape), dtype=torch.uint8)
     return content.numpy()[start:].reshape(shape)
+
+
+def _changes(file: Path, size: int) -> list[str]:
+    """What `_write` has put behind an array of `size` bytes."""
+    with file.open("rb") as stream:
+        npy.read_magic(stream)
+        npy.read_array_header_1_0(stream)
+        stream.seek(size, os.SEEK_CUR)
+        return stream.read().decode().splitlines()
 
 
 def _file_name(path: Path) -> str:

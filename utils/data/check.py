@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..images import ImageError, read_image
 from ..tasks import Task
-from .pairs import PairError, PairFolders, find_folders, list_images, match_names
+from .pairs import PairError, PairFolders, converted, find_folders, list_images, match_names
 from .scenes import SAME_SCENE_BITS, perceptual_hash
 
 ERROR, NOTE = "error", "note"
@@ -52,6 +52,7 @@ class Look:
     mean: float
     hash: np.ndarray
     thumbnail: np.ndarray  # standardised
+    changes: tuple[str, ...]  # what was converted as it was read
 
 
 @dataclass
@@ -189,6 +190,8 @@ def _examine_set(root: Path, report: SetReport) -> None:
         expected = " or ".join(f"{number:,}" for number in report.published)
         meaning = "" if report.training else ": scores do not compare with published ones"
         report.add(NOTE, f"{len(pairs):,} pairs where the published set has {expected}{meaning}")
+    if told := converted([what for look in looks.values() for what in look.changes], len(looks)):
+        report.add(NOTE, told)
     if others:
         report.add(NOTE, f"{_count(len(others), 'file')} left out, not images of a known kind", map(shown, others))
     _compare_gammas(report, places)
@@ -217,8 +220,9 @@ def _look_at(paths: Sequence[Path], title: str) -> tuple[dict[Path, Look], dict[
 
 
 def _look(path: Path) -> Look | str:
+    changes: list[str] = []
     try:
-        image = read_image(path)
+        image = read_image(path, changes)
     except ImageError as error:
         return str(error)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -226,7 +230,7 @@ def _look(path: Path) -> Look | str:
     thumbnail = (thumbnail - thumbnail.mean()) / (thumbnail.std() + 1e-6)
     height, width = image.shape[:2]
     digest = hashlib.sha256(image.data).digest()
-    return Look(path, (width, height), digest, float(image.mean()), perceptual_hash(image), thumbnail)
+    return Look(path, (width, height), digest, float(image.mean()), perceptual_hash(image), thumbnail, tuple(changes))
 
 
 def _leaks(train: SetReport, tests: Sequence[SetReport], level: str) -> list[Finding]:

@@ -170,6 +170,13 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     return images, natsorted(set(paths).difference(images), key=lambda path: path.name)
 
 
+def converted(changes: Iterable[str], images: int) -> str:
+    """What was converted as `images` were read, counted, in one line; "" where nothing was."""
+    count = Counter(changes)
+    told = ", ".join(f"{what}: {count[what]:,} of {images:,}" for what in sorted(count))
+    return f"images converted as they were read: {told}" if told else ""
+
+
 def check_pairs(pairs: Sequence[Pair], read: Callable[[Path], np.ndarray] = read_image, show: bool = True) -> None:
     """Read every image once, in threads, so that no training stops at a broken file hours later.
 
@@ -234,6 +241,11 @@ def check_sizes(pair: Pair, degraded: np.ndarray, target: np.ndarray) -> None:
     if degraded.shape != target.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (degraded, target)]
         raise PairError(f"{pair.input} is {sizes[0]} but {pair.target} is {sizes[1]}")
+
+
+def seeded_by(name: str, seed: int) -> np.random.Generator:
+    """The random numbers of a pair; its name may be one that no text is, of bytes that are not UTF-8."""
+    return np.random.default_rng((seed, *name.encode(errors="surrogatepass")))
 
 
 def _refuse_repeated(repeated: Sequence[Sequence[Path]]) -> None:

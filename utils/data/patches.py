@@ -15,7 +15,7 @@ from ..config import ConfigError
 from ..images import read_image
 from ..tasks import Degradation
 from .augment import ORIENTATIONS, crop, random_corner
-from .pairs import Pair, check_sizes
+from .pairs import Pair, check_sizes, seeded_by
 
 Key = tuple[int, int]
 T = TypeVar("T")
@@ -226,7 +226,7 @@ class CentrePatches(_PairDataset[tuple[np.ndarray, np.ndarray]]):
             check_sizes(pair, degraded, target)  # it may have been changed since all were checked
         else:
             assert self.degradation is not None  # as __init__ has checked
-            degraded = self.degradation.apply(target, np.random.default_rng((self.seed, *pair.name.encode())))
+            degraded = self.degradation.apply(target, seeded_by(pair.name, self.seed))
         height, width = (min(self.size, length) for length in target.shape[:2])
         top, left = (target.shape[0] - height) // 2, (target.shape[1] - width) // 2
         return crop(degraded, top, left, height, width), crop(target, top, left, height, width)

@@ -12,7 +12,7 @@ from ..config import ConfigError
 from ..settings import folders_of
 from ..tasks import Task
 from .cache import Reader, open_cache
-from .pairs import Log, Pair, PairError, check_pairs, find_pairs, find_photographs
+from .pairs import Log, Pair, PairError, check_pairs, converted, find_pairs, find_photographs
 from .patches import ONE, CentrePatches, Order, PatchDataset, Process
 from .samples import photographs
 from .scenes import perceptual_hash, split_by_scene
@@ -94,7 +94,9 @@ def make_train_set(task: Task, sources: Sources, process: Process = ONE, log: Lo
     named = find_pairs(sources.val_dir, log) if _validates_on(sources, task, log) else []
     every = [*(pair for found in (*real, *sharp) for pair in found), *named]
     log(f"checking {len(every):,} images")
-    read, hashes = _read_all(every, sources, process)
+    read, hashes, changes = _read_all(every, sources, process)
+    if told := converted(changes, sum(1 + (pair.input is not None) for pair in every)):
+        log(told)
     if named:
         held, left = named, real + sharp
     else:
@@ -118,21 +120,27 @@ def make_train_set(task: Task, sources: Sources, process: Process = ONE, log: Lo
     )
 
 
-def _read_all(pairs: Sequence[Pair], sources: Sources, process: Process) -> tuple[Reader, dict[Path, np.ndarray]]:
-    """Read every image once, into the cache; returns what reads it from there, and the hashes of the targets."""
+def _read_all(
+    pairs: Sequence[Pair], sources: Sources, process: Process
+) -> tuple[Reader, dict[Path, np.ndarray], list[str]]:
+    """Read every image once, into the cache.
+
+    Returns what reads it from there, the hashes of the targets, and what was converted as they were read.
+    """
     paths = [path for pair in pairs for path in (pair.input, pair.target) if path]
     read, targets = open_cache(sources.cache, Path(sources.cache_dir), paths), {pair.target for pair in pairs}
     hashes: dict[Path, np.ndarray] = {}
+    changes: list[str] = []
 
     def read_and_hash(path: Path) -> np.ndarray:
-        image = read(path)
+        image = read(path, changes)
         if path in targets:
             hashes[path] = perceptual_hash(image)
         return image
 
     first = len(pairs) * process.rank // process.world  # each process fills the cache from another place
     check_pairs([*pairs[first:], *pairs[:first]], read_and_hash, show=process.rank == 0)
-    return read, hashes
+    return read, hashes, changes
 
 
 def _refuse_test_sets(task: Task, sources: Sources) -> None:

@@ -101,16 +101,19 @@ _WRITERS = {
 WRITTEN_SUFFIXES = frozenset(_WRITERS)
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, changes: list[str] | None = None) -> np.ndarray:
     """Read an image as H x W x 3 uint8 RGB in sRGB, turned upright by its EXIF orientation.
 
     Gray images become three equal channels, an alpha channel is dropped, 16-bit values are rounded to 8, the colours of
-    another profile are converted.
+    another profile are converted: each is told to `changes`, in words.
 
     Raises:
         ImageError: as `read_photograph`.
     """
-    return read_photograph(path).rgb()
+    photograph = read_photograph(path)
+    if changes is not None:
+        changes += photograph.changes()
+    return photograph.rgb()
 
 
 def read_photograph(path: str | Path) -> Photograph:

@@ -60,7 +60,7 @@ class TrainingLog:
         }
         with write_atomically(folder / ENVIRONMENT) as file:
             file.write((json.dumps(environment, indent=2) + "\n").encode())
-        self._file = (folder / "train.log").open("a", encoding="utf-8")
+        self._file = (folder / "train.log").open("a", encoding="utf-8", errors="backslashreplace")
 
     def start(self, first_step: int, steps: int) -> None:
         """Open tables, trackers and bar: `first_step` steps of the training are done already, `steps` are to come.
