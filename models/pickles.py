@@ -3,19 +3,95 @@
 Its weights_only keeps them from running code. Left are calls that it allows, of a size that the file chooses: 20 bytes
 make a bytearray of 2 GB, a few hundred nest tuples so that their hash never ends, or overflows the stack and with it
 the process.
+
+It also refuses what trainings save beside the tensors: their arguments, paths, numbers of numpy. In the place of these
+stand objects that do nothing (`stand_ins`); no name of a file is imported.
 """
 from __future__ import annotations
 
 import pickle
 import pickletools
+import threading
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+import torch
 
 _LEGACY = 5  # pickles at the beginning of a file as torch.save wrote it before 1.6
 _MOST_ITEMS = 10_000  # in a tuple and the tuples in it; the state of Python's random numbers has 626
 _MOST_CODES = 1_000_000  # of a pickle; 1,000 tensors, their averages and an optimizer take some 100,000
 _CHECKED = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}  # what can be hashed, and so can be a key
+
+_PATHS = ["Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"]
+# What is known to hold nothing but data. Of mappings the items are kept: the tensors may be among them.
+_VALUES = {
+    "argparse": ["Namespace"],
+    "builtins": ["bool", "dict", "float", "frozenset", "int", "list", "object", "range", "slice", "str", "tuple"],
+    "datetime": ["date", "datetime", "time", "timedelta", "timezone"],
+    "numpy": ["dtype", "ndarray"],
+    "numpy.core.multiarray": ["scalar", "_reconstruct"],  # numpy 1
+    "numpy._core.multiarray": ["scalar", "_reconstruct"],
+    "omegaconf.base": ["ContainerMetadata", "Metadata"],
+    "omegaconf.dictconfig": ["DictConfig"],
+    "omegaconf.listconfig": ["ListConfig"],
+    "omegaconf.nodes": [
+        *("AnyNode", "BooleanNode", "BytesNode", "EnumNode", "FloatNode"),
+        *("IntegerNode", "InterpolationResultNode", "PathNode", "StringNode"),
+    ],
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,  # Python 3.13
+    "types": ["SimpleNamespace"],
+    "typing": ["Any"],
+}
+_MAPPINGS = {
+    "addict.addict": ["Dict"],
+    "collections": ["defaultdict"],
+    "easydict": ["EasyDict"],
+    "lightning_fabric.utilities.data": ["AttributeDict"],
+    "munch": ["Munch"],
+    "pytorch_lightning.utilities.parsing": ["AttributeDict"],
+    "yacs.config": ["CfgNode"],
+}
+_LOADING = threading.Lock()  # what torch allows, it allows to all threads
+
+
+class _Value:
+    """Takes whatever a pickle gives it, and keeps nothing."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class _Mapping:
+    """Becomes a dictionary of a kind that torch fills with items, and gives attributes."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return OrderedDict()
+
+
+_STAND_INS = [
+    type(name, (base,), {"__module__": module, "__qualname__": name})
+    for base, modules in ((_Value, _VALUES), (_Mapping, _MAPPINGS))
+    for module, names in modules.items()
+    for name in names
+]
+
+
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """While entered, torch.load(weights_only=True) also reads known objects that are no tensors, as empty ones."""
+    with _LOADING, torch.serialization.safe_globals(_STAND_INS):  # type: ignore[arg-type]
+        yield
 
 
 def check_pickles(path: Path) -> None:

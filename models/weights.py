@@ -22,7 +22,7 @@ from safetensors.torch import save
 from ..utils.cli import UserError, short
 from ..utils.files import write_atomically
 from .m3snet import M3SNet
-from .pickles import check_pickles
+from .pickles import check_pickles, stand_ins
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 
@@ -159,7 +159,8 @@ def _read(path: Path) -> tuple[Any, int | None]:
             patch_size = int(patch_size) if patch_size.isdecimal() else None
         else:
             check_pickles(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with stand_ins():
+                content = torch.load(path, map_location="cpu", weights_only=True)
             patch_size = _trained_on(content)
     except pickle.UnpicklingError as error:
         # Torch wraps the reason in advice to load the file unsafely; the error that it caught has the reason alone.

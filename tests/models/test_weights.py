@@ -1,16 +1,22 @@
 """Files of weights: every layout loads to the same network, bad ones are refused with a reason, none runs code."""
 from __future__ import annotations
 
+import argparse
+import datetime
 import hashlib
 import math
 import os
 import pickle
 import re
+import sys
+import types
 import zipfile
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -246,6 +252,84 @@ def test_values_too_large_for_16_bits_are_not_written(tmp_path: Path) -> None:
 def test_files_are_named_for_what_they_are(model: M3SNet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.pth: weights are written as \.safetensors"):
         save_weights(model, tmp_path / "model.pth")
+
+
+class DictConfig:
+    """As omegaconf's is saved: types, metadata and nodes that point at each other."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self._content, self._parent, self._metadata = content, self, {"ref_type": Any, "key_type": int, "flags": dict}
+
+
+class CfgNode(dict[str, Any]):
+    """As yacs's: a dictionary with attributes."""
+
+
+class HistoryBuffer:
+    """Of a package that is not known here."""
+
+
+# What trainings save beside the tensors, or around them.
+EXTRAS: dict[str, Callable[[Tensors], Any]] = {
+    "numbers of numpy": lambda tensors: {
+        "psnr": np.float64(31.2), "step": np.int64(7), np.str_("x"): np.float32(1), "best": np.bool_(True),
+        "state_dict": tensors,
+    },
+    "arrays": lambda tensors: {"losses": np.arange(9.0), "random": np.random.get_state(), "state_dict": tensors},
+    "arguments": lambda tensors: {"args": argparse.Namespace(lr=1e-3, out=Path("a/b")), "state_dict": tensors},
+    "paths": lambda tensors: {"root": Path("data"), "win": PureWindowsPath("c:/x"), Path("key"): 1, "model": tensors},
+    "defaultdict": lambda tensors: {
+        "log": defaultdict(list, psnr=[1.0]), "deep": defaultdict(dict), "model": defaultdict(float, tensors)
+    },
+    "OrderedDict": lambda tensors: OrderedDict(epoch=1, model=OrderedDict(tensors)),
+    "dates": lambda tensors: {"when": datetime.datetime.now(datetime.timezone.utc), "model": tensors},
+    "namespaces": lambda tensors: {"hyper": types.SimpleNamespace(a=1, range=range(3)), "model": tensors},
+    "omegaconf": lambda tensors: {"config": DictConfig({"width": 8}), "state_dict": tensors},
+    "yacs": lambda tensors: {"config": with_attribute(CfgNode(width=8, SOLVER=CfgNode(lr=1))), "state_dict": tensors},
+    "tensors in a yacs node": lambda tensors: CfgNode(params=CfgNode(tensors)),
+}  # fmt: skip
+
+
+def with_attribute(node: CfgNode) -> CfgNode:
+    node.__dict__["__immutable__"] = True
+    return node
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes of this file get the names of those that they stand for, to be saved under them."""
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    for kind, name in ((DictConfig, "omegaconf.dictconfig"), (CfgNode, "yacs.config"), (HistoryBuffer, "mmengine")):
+        module = types.ModuleType(name)
+        setattr(module, kind.__name__, kind)
+        monkeypatch.setattr(kind, "__module__", name)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.usefixtures("packages")
+def test_what_trainings_save_beside_the_tensors(
+    extra: str, zipped: bool, model: M3SNet, published: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(EXTRAS[extra](published), path, _use_new_zipfile_serialization=zipped)
+    for module in ("omegaconf.dictconfig", "yacs.config"):  # not installed where the file is read
+        monkeypatch.setitem(sys.modules, module, None)
+    assert_same(load_model(path), model)
+
+
+@pytest.mark.usefixtures("packages")
+def test_what_is_not_known_is_refused(published: Tensors, tmp_path: Path) -> None:
+    torch.save({"loss": HistoryBuffer(), "state_dict": published}, tmp_path / "weights.pth")
+    assert "mmengine.HistoryBuffer" in refusal(tmp_path / "weights.pth")
+
+
+def test_nobody_else_gets_what_stands_in(tmp_path: Path) -> None:
+    torch.save({"args": argparse.Namespace(lr=1)}, tmp_path / "weights.pth")
+    refusal(tmp_path / "weights.pth")  # without tensors
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "weights.pth", weights_only=True)
 
 
 # Files that would run code

@@ -68,7 +68,7 @@ class Journal:
             for line in lines:
                 entry = _parsed(line)
                 row, files = entry.get("row"), entry.get("files")
-                if isinstance(row, dict) and "name" in row and entry.get("checksum") == _checksum(row):
+                if isinstance(row, dict) and isinstance(files, list) and entry.get("checksum") == _checksum(row):
                     self._rows[row["name"]] = row, files
         elif stamp:
             self.outdated = differences(stamp, self._stamp)
