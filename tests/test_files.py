@@ -77,11 +77,15 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     theirs = [tmp_path / "upload.tmp", tmp_path / ".m3snet.tmp"]
     for file in (now, *theirs):
         file.write_bytes(b"half")
-    for file in (left, *theirs):
+    exports = [temporary_name(tmp_path), temporary_name(tmp_path)]  # half a network, of the killed and of one at work
+    for folder in (*exports, tmp_path / ".export-mine"):
+        folder.mkdir()
+        (folder / "network.bin").write_bytes(b"half")
+    for file in (left, exports[0], tmp_path / ".export-mine", *theirs):
         os.utime(file, (time.time() - 7200,) * 2)
     with write_atomically(path) as stream:
         stream.write(b"new")
-    assert {*tmp_path.iterdir()} == {path, now, *theirs}
+    assert {*tmp_path.iterdir()} == {path, now, exports[1], tmp_path / ".export-mine", *theirs}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limits of this kind")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -12,8 +13,8 @@ from typing import BinaryIO
 
 from .cli import UserError
 
-TEMPORARY = ".m3snet-*.tmp"  # what a killed process may leave in a folder
-_ABANDONED = 3600  # seconds after which such a file belongs to no living process
+TEMPORARY = ".m3snet-*.tmp"  # what a killed process may leave in a folder: files, and folders of an export
+_ABANDONED = 3600  # seconds after which it belongs to no living process
 
 
 class OutputError(UserError):
@@ -58,10 +59,14 @@ def temporary_name(folder: Path) -> Path:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Delete the temporary files of killed processes in a folder; others than ours are left alone."""
+    """Delete the temporary files and folders of killed processes in a folder; others than ours are left alone."""
     for path in folder.glob(TEMPORARY):
         with suppress(FileNotFoundError, PermissionError):  # another process was faster; Windows keeps what is open
-            if time.time() - path.stat().st_mtime > _ABANDONED:
+            if time.time() - path.stat().st_mtime <= _ABANDONED:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
                 path.unlink()
 
 

@@ -18,6 +18,7 @@ import torch
 from ...models import M3SNet, tlc_window
 from ...models.exported import LARGEST_SIDE, SMALLEST_SIDE, exportable
 from ..cli import UserError
+from ..files import TEMPORARY, remove_abandoned
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
@@ -69,7 +70,9 @@ def export(
     example = torch.rand(1, 3, 70, 90)
     content = json.dumps(asdict(facts))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+    remove_abandoned(path.parent)
+    prefix, suffix = TEMPORARY.split("*")
+    with tempfile.TemporaryDirectory(suffix, prefix, path.parent) as folder:
         made = Path(folder) / path.name
         with _quiet(), torch.no_grad():
             program = torch.export.export(network, (example,), dynamic_shapes={"image": dynamic})

@@ -132,7 +132,8 @@ def tidy(path: Path, state: Mapping[str, Any]) -> None:
     """
     _give_names(path, [LATEST, *state["names"]])
     for temporary in path.parent.glob(TEMPORARY):
-        temporary.unlink(missing_ok=True)
+        if not temporary.is_dir():  # of an export, which may be at work
+            temporary.unlink(missing_ok=True)
 
 
 def prune_checkpoints(folder: Path, keep: int, epoch: int) -> None:
