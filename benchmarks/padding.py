@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from m3snet.utils.restoring.restorer import Restorer
 from m3snet.utils.scoring.metrics import psnr, rgb_to_y
 
 MULTIPLE = 16
-PADDINGS = {"zeros": "constant", "reflect": "reflect", "symmetric": "symmetric", "repeated": "edge"}  # numpy's names
+Mode = Literal["constant", "reflect", "symmetric", "edge"]  # numpy's names
+PADDINGS: dict[str, Mode] = {"zeros": "constant", "reflect": "reflect", "symmetric": "symmetric", "repeated": "edge"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,7 +56,7 @@ def one_more(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[:height, :width])
 
 
-def border_scores(restorer: Restorer, degraded: np.ndarray, target: np.ndarray, mode: str) -> tuple[float, ...]:
+def border_scores(restorer: Restorer, degraded: np.ndarray, target: np.ndarray, mode: Mode) -> tuple[float, ...]:
     """PSNR of the whole image, of its last rows and of its last columns, with a border as numpy's `mode` makes it."""
     height, width = degraded.shape[:2]
     padded = np.pad(degraded, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)), mode=mode)
