@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LOAD = """
 import sys, torch
-model = torch.hub.load(sys.argv[1], "m3snet", weights="derain_t", source="local")
+model = torch.hub.load(sys.argv[1], "m3snet", weights="derain", source="local")
 print(type(model).__module__, tuple(model(torch.zeros(1, 3, 17, 20)).shape))
 """
 # What the package imports, anywhere in the modules that loading a network loads.

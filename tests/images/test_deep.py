@@ -136,7 +136,7 @@ def test_an_opencv_without_avif_reads_8_bits_and_says_so(tmp_path: Path, monkeyp
 
 def test_what_a_photograph_loses_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def restored(name: str) -> str:
-        main(["rain", str(tmp_path / "a.png"), "-o", str(tmp_path / name), "--weights", "derain_t", "--strength", "0"])
+        main(["rain", str(tmp_path / "a.png"), "-o", str(tmp_path / name), "--weights", "derain", "--strength", "0"])
         return capsys.readouterr().err
 
     p3 = read_photograph(CASES / "photo-display-p3.jpg").profile
@@ -153,7 +153,7 @@ def test_what_a_photograph_loses_is_said_once(tmp_path: Path, capsys: pytest.Cap
 def test_a_photograph_of_16_bits_is_restored_in_16(tmp_path: Path) -> None:
     for name, pixels, gray in (("colour.png", SMOOTH, False), ("gray.tif", GRAY, True)):
         write_photograph(tmp_path / name, Photograph(pixels, gray=gray))
-        main(["rain", str(tmp_path / name), "-o", str(tmp_path / "out"), "--weights", "derain_t"])
+        main(["rain", str(tmp_path / name), "-o", str(tmp_path / "out"), "--weights", "derain"])
         found = read_photograph(tmp_path / "out" / name)
         assert found.pixels.dtype == np.uint16 and found.gray == gray
         assert len(np.unique(found.pixels % 257)) > 200  # not 8 bits in a 16-bit file

@@ -34,9 +34,9 @@ def test_a_network_comes_back_from_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_released_network_restores_from_a_folder(tmp_path: Path) -> None:
-    PretrainedM3SNet.of(load_model("derain_t")).save_pretrained(tmp_path)
+    PretrainedM3SNet.of(load_model("derain")).save_pretrained(tmp_path)
     restorer = Restorer(PretrainedM3SNet.from_pretrained(tmp_path))
-    assert restorer.smallest_tile == Restorer("derain_t").smallest_tile == 384
+    assert restorer.smallest_tile == Restorer("derain").smallest_tile == 384
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:

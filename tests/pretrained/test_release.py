@@ -39,12 +39,12 @@ def test_a_release_from_checkpoint_to_page(tmp_path: Path, monkeypatch: pytest.M
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- scores -->\nold\n<!-- /scores -->\nafter\n")
     monkeypatch.setattr(release, "PAGES", {page: release.full_table})
-    save_weights(load_model(PRETRAINED / "derain_t.safetensors"), tmp_path / "checkpoint.safetensors")
+    save_weights(load_model(PRETRAINED / "derain.safetensors"), tmp_path / "checkpoint.safetensors")
     recipe = ["--task", "Deraining", "--recipe", "pretrained/history/derain/1.yml"]
     release.main(["mine", str(tmp_path / "checkpoint.safetensors"), *recipe])
     entry = released()["mine"]
     assert (entry["task"], entry["recipe"]) == ("Deraining", "pretrained/history/derain/1.yml")
-    assert (entry["size"], entry["patch_size"], entry["scores"]) == ("M3SNet-T", 128, {})
+    assert (entry["size"], entry["patch_size"], entry["scores"]) == ("M3SNet-S", 128, {})
     assert (entry["steps"], entry["trained_on"][:2]) == (4000, ["Datasets/Rain13K/train", "Datasets/clean/bsds500"])
     assert len(entry["trained_on"]) == 4 and "research only" in entry["terms"]
     assert load_model("mine").config["width"] == 8

@@ -503,11 +503,11 @@ def test_gray_stays_gray(channels: int, tmp_path: Path) -> None:
     if channels == 3:
         photo = tmp_path / "gray.png"
         write_image(photo, read_image(CASES / "gray-rain.png"))
-    main(["rain", str(photo), "-o", str(out), "--weights", "derain_t"])
+    main(["rain", str(photo), "-o", str(out), "--weights", "derain"])
     found = read_photograph(out)
     assert found.gray == (channels == 1)
     assert np.ptp(found.pixels, axis=2).max() == 0
-    coloured = Restorer("derain_t")(read_image(photo))
+    coloured = Restorer("derain")(read_image(photo))
     assert np.ptp(coloured, axis=2).max() > 5
     assert np.abs(found.pixels.astype(int) - coloured).mean() < 2
 

@@ -629,7 +629,7 @@ def test_restore_takes_videos_and_folders_that_hold_them(
 @pytest.mark.slow
 def test_ten_seconds_of_720p(tmp_path: Path) -> None:
     source = clip(tmp_path / "a.mp4", frames=300, size=(1280, 720), audio="aac", matrix=1)
-    network, seen = Restorer("derain_t", device="cpu"), [0]
+    network, seen = Restorer("derain", device="cpu"), [0]
 
     def restorer(image: np.ndarray) -> np.ndarray:  # the network for some frames: all would take many minutes
         seen[0] += 1
