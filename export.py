@@ -9,7 +9,7 @@ import torch
 
 from m3snet.models import apply_tlc, load_model
 from m3snet.models.exported import SMALLEST_SIDE
-from m3snet.utils.cli import UserError, run_program
+from m3snet.utils.cli import UserError, run_program, to_path
 from m3snet.utils.files import check_outputs
 from m3snet.utils.restoring.exports import SUFFIXES, export, facts_of, open_export
 from m3snet.utils.restoring.restorer import PUBLISHED_PATCH
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", metavar="NAME|FILE", help="released weights, or a checkpoint")
     parser.add_argument("--format", choices=SUFFIXES, required=True, help="openvino: an .xml and a .bin")
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: NAME.onnx, NAME.xml, NAME.pt2 here")
+    parser.add_argument("-o", "--out", type=to_path, metavar="FILE", help="default: NAME.onnx, NAME.xml, NAME.pt2 here")
     parser.add_argument("--no-tlc", dest="tlc", action="store_false", help="pool over the whole image")
     parser.add_argument("--precision", choices=MOST_LEVELS, default="float32", help="default: float32")
     parser.add_argument("--overwrite", action="store_true", help="write over files that exist already")

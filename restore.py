@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from m3snet.models.weights import find_weights, released
-from m3snet.utils.cli import UserError, run_program, warn
+from m3snet.utils.cli import UserError, run_program, to_path, warn
 from m3snet.utils.files import check_outputs
 from m3snet.utils.images import (
     WRITTEN_SUFFIXES,
@@ -202,12 +202,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "  %(prog)s blur a.jpg b.jpg c.jpg -o restored/ --compare",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("task", choices=WEIGHTS, help="what to remove")
+    parser.add_argument("task", type=_task, choices=WEIGHTS, help="what to remove")
     parser.add_argument(
         "photos",
         metavar="PHOTO",
         nargs="+",
-        type=_path,
+        type=to_path,
         help="a photograph (JPEG, PNG, TIFF, WebP, ...), a video (MP4, MOV, MKV, WebM), a folder of them, or a pattern "
         "('*.jpg'); -: a photograph from a pipe",
     )
@@ -217,7 +217,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out",
         metavar="OUT",
         required=True,
-        type=_path,
+        type=to_path,
         help="where to write: of one PHOTO a file (dry.jpg), else a folder, in which names, formats and "
         "subfolders stay; a name without a suffix is a folder, made when missing; -: into a pipe",
     )
@@ -288,10 +288,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("expected a name, found an empty one")
-    return Path(text)
+def _task(text: str) -> str:
+    if text not in WEIGHTS:
+        tasks = " or ".join(WEIGHTS)
+        raise argparse.ArgumentTypeError(f"expected {tasks}, found {text}: restore.py rain {text} -o OUT")
+    return text
 
 
 def _format(text: str) -> str:

@@ -151,8 +151,11 @@ def _read(path: Path) -> tuple[Any, int | None]:
         )
     with path.open("rb") as file:  # an error that names the file: one that may not be read is not damaged
         beginning = file.read(9)
+    safe = path.suffix.lower() == ".safetensors" or beginning[8:] == b"{"  # the length of its header, and JSON
+    if not safe and not beginning.startswith((b"PK\3\4", b"\x80")):  # a zip file, a pickle
+        raise WeightsError(f"{path}: no file of weights: it begins like neither a PyTorch file nor a .safetensors")
     try:
-        if path.suffix.lower() == ".safetensors" or beginning[8:] == b"{":  # the length of its header, and JSON
+        if safe:
             with safe_open(path, "pt") as tensors:
                 patch_size = (tensors.metadata() or {}).get("patch_size", "")
                 content = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dictionary

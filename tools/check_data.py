@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import m3snet.Deblurring.dataset
 import m3snet.Deraining.dataset
-from m3snet.utils.cli import run_program
+from m3snet.utils.cli import run_program, to_path
 from m3snet.utils.data.check import ERROR, examine, format_report
 
 TASKS = {task.name: task for task in (m3snet.Deraining.dataset.TASK, m3snet.Deblurring.dataset.TASK)}
@@ -27,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 1, the sets may not be used.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", metavar="ROOT", type=Path, help="DATA.ROOT: the folder that holds GoPro, Rain13K, ...")
+    parser.add_argument(
+        "root", metavar="ROOT", type=to_path, help="DATA.ROOT: the folder that holds GoPro, Rain13K, ..."
+    )
     parser.add_argument("--task", required=True, choices=TASKS, help="whose sets to look for")
     parser.add_argument(
         "--allow-overlap",

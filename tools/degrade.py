@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from m3snet.utils.cli import UserError, run_program
+from m3snet.utils.cli import UserError, run_program, to_path
 from m3snet.utils.data.blur import BLUR, shake
 from m3snet.utils.data.pairs import Pair, converted, find_photographs, seeded_by
 from m3snet.utils.data.rain import RAIN
@@ -89,8 +89,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "blur of a shaken camera alone. What becomes of a photograph depends on its name and the seed only.",
     )
     parser.add_argument("kind", choices=KINDS, help="what is done to the photographs")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="the sharp photographs")
-    parser.add_argument("-o", "--out", metavar="OUT", required=True, type=Path, help="gets input/ and target/")
+    parser.add_argument("folder", metavar="FOLDER", type=to_path, help="the sharp photographs")
+    parser.add_argument("-o", "--out", metavar="OUT", required=True, type=to_path, help="gets input/ and target/")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 

@@ -1,9 +1,11 @@
 """What all programs do on the command line: warn in one line, and end in one where a person can put it right."""
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -20,6 +22,13 @@ def short(text: object, most: int = 80) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)[: most + 1]
     )
     return shown if len(shown) <= most else f"{shown[:most]}..."
+
+
+def to_path(text: str) -> Path:
+    """A path on a command line, as argparse takes it; an empty name would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, found an empty one")
+    return Path(text)
 
 
 def run_program(main: Callable[[], None]) -> None:

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from m3snet.models import M3SNet, WeightsError, load_model, save_weights
 from m3snet.models.weights import Tensors, detect, from_published, to_published
 from m3snet.tests.filled import tiny
+from m3snet.utils.images import write_image
 
 
 @pytest.fixture(scope="module")
@@ -421,6 +422,13 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
 def test_files_of_other_kinds(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     refusal(tmp_path / name)
+
+
+def test_a_photograph_is_no_file_of_weights(tmp_path: Path) -> None:
+    for suffix in (".png", ".jpg"):
+        write_image(tmp_path / f"photo{suffix}", np.zeros((8, 8, 3), np.uint8))
+        with pytest.raises(WeightsError, match=rf"photo\{suffix}: no file of weights: it begins like neither"):
+            load_model(tmp_path / f"photo{suffix}")
 
 
 @pytest.mark.parametrize(

@@ -455,6 +455,13 @@ def test_strength_and_ensemble_reach_the_network(weights: str, photo: Path, tmp_
     assert np.array_equal(read_image(out), Restorer(weights, ensemble=True)(read_image(photo)))
 
 
+def test_a_forgotten_task_is_named(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(photo), "-o", "out.png"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"expected rain or blur, found {photo}: restore.py rain {photo} -o OUT" in said
+
+
 def test_an_empty_name_is_no_place(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["rain", str(photo), "-o", ""])

@@ -76,6 +76,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("place", [1, 3])
+def test_an_empty_name_is_no_place(place: int, photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["blur", str(photographs), "-o", "out"]
+    words[place] = ""
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert "expected a name, found an empty one" in capsys.readouterr().err
+
+
 def test_nothing_is_written_over(photographs: Path, tmp_path: Path) -> None:
     main(["blur", str(photographs), "-o", str(tmp_path / "out")])
     before = contents(tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ..cli import to_path
 from ..files import make_folder
 from ..images import read_image, write_image
 from ..tasks import Task
@@ -145,17 +146,17 @@ def _parse(
 ) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--root", metavar="DIR", type=Path, default=Path("Datasets"), help="DATA.ROOT: where the sets go (Datasets)"
+        "--root", metavar="DIR", type=to_path, default=Path("Datasets"), help="DATA.ROOT: where the sets go (Datasets)"
     )
     parser.add_argument(
         "--sets", nargs="+", choices=[_stem(archive) for archive in archives], help="download these only"
     )
-    parser.add_argument("--downloads", metavar="DIR", type=Path, help="where archives are kept (ROOT/archives)")
+    parser.add_argument("--downloads", metavar="DIR", type=to_path, help="where archives are kept (ROOT/archives)")
     parser.add_argument(
         "--archive",
         nargs="+",
         metavar="FILE",
-        type=Path,
+        type=to_path,
         help="unpack this archive, or these parts of one; no download",
     )
     parser.add_argument(

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from ...models import size_name, tlc_window
 from ...models.weights import WeightsError, find_weights, released
+from ..cli import to_path
 from ..config import argument_parser, load_task_config, save_config
 from ..data.pairs import PairError, check_pairs_quickly
 from ..provenance import provenance, sha256
@@ -161,7 +162,7 @@ def _parse(description: str | None, argv: Sequence[str] | None) -> argparse.Name
     parser.add_argument(
         "--results",
         metavar="DIR",
-        type=Path,
+        type=to_path,
         help="where to write (default: results/TASK/WEIGHTS, with --score results/TASK/scores/NAME OF ITS FOLDER)",
     )
     parser.add_argument(
@@ -170,8 +171,8 @@ def _parse(description: str | None, argv: Sequence[str] | None) -> argparse.Name
     parser.add_argument(
         "--precision", choices=["auto", *PRECISIONS], default="float32", help="of its features (default: float32)"
     )
-    parser.add_argument("--score", metavar="DIR", type=Path, help="score these restored images; no network is run")
-    parser.add_argument("--target", metavar="DIR", type=Path, help="with --score: their ground truths, same names")
+    parser.add_argument("--score", metavar="DIR", type=to_path, help="score these restored images; no network is run")
+    parser.add_argument("--target", metavar="DIR", type=to_path, help="with --score: their ground truths, same names")
     arguments = parser.parse_args(argv)
     if (arguments.score is None) != (arguments.target is None):
         parser.error("--score DIR and --target DIR go together")
