@@ -65,6 +65,11 @@ def default_config(mode: str) -> CfgNode:
     training.VAL_AFTER_EVERY = (20, Whole(1, _MANY), "epochs between validations")
     training.RESUME = ("auto", SwitchOr("auto"), "auto: go on where SESSION stopped, if it did; or from a checkpoint")
     training.TRAIN_PS = (256, Whole(8, 4096), "side of the training patches in pixels")
+    training.ZERO_BORDERS = (
+        0.0,
+        Number(0, 1),
+        "share of the patches that end in up to 15 rows and columns of zeros, as images that the network pads do",
+    )
     training.VAL_PS = (256, Whole(11, 8192), "side of the validation crops in pixels; SSIM needs 11")
     training.TRAIN_DIR = (
         "",

@@ -70,6 +70,20 @@ def test_a_patch_depends_on_seed_epoch_and_index_alone(pairs: list[Pair]) -> Non
     assert not torch.equal(a, PatchDataset(pairs, 32, 2, DARKER)[1, 0].target)
 
 
+def test_a_share_of_the_patches_ends_in_zeros(pairs: list[Pair]) -> None:
+    borders = []
+    for key in [(epoch, index) for epoch in range(120) for index in range(2)]:
+        whole, bordered = dataset(pairs)[key], dataset(pairs, zero_borders=0.5)[key]
+        inside = (bordered.degraded | bordered.target).any(dim=2)  # one is the negative of the other
+        rows, columns = int(inside.any(dim=1).sum()), int(inside.any(dim=0).sum())
+        for before, after in (whole.degraded, bordered.degraded), (whole.target, bordered.target):
+            assert torch.equal(before[:rows, :columns], after[:rows, :columns])
+            assert not after[rows:].any() and not after[:, columns:].any()
+        borders.append((32 - rows, 32 - columns))
+    assert 90 < sum(border != (0, 0) for border in borders) < 150
+    assert {rows for rows, _ in borders} == {columns for _, columns in borders} == set(range(16))
+
+
 def test_input_and_target_show_the_same_place_in_8_bits(pairs: list[Pair]) -> None:
     for epoch in range(5):
         for index in range(2):

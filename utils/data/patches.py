@@ -17,6 +17,8 @@ from ..tasks import Degradation
 from .augment import ORIENTATIONS, crop, random_corner
 from .pairs import Pair, check_sizes, seeded_by
 
+_MOST_PADDED = 15  # rows or columns that the network adds
+
 Key = tuple[int, int]
 T = TypeVar("T")
 
@@ -79,7 +81,22 @@ class PatchDataset(_PairDataset[Patch]):
     Keys are (epoch, index); an index beyond the pairs is one more look at one of them. The degradation's margin around
     a patch is degraded too and then cut off, so that what comes from beyond its border is real. Patches may be views of
     what `read` gives, which the data loader's own collation copies, once, into the batch.
+
+    A share of `zero_borders` ends in up to 15 rows and columns of zeros on both sides, as images do that the network
+    pads: it learns that these say nothing about the image.
     """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        size: int,
+        seed: int,
+        degradation: Degradation | None = None,
+        read: Callable[[Path], np.ndarray] = read_image,
+        zero_borders: float = 0.0,
+    ) -> None:
+        super().__init__(pairs, size, seed, degradation, read)
+        self.zero_borders = zero_borders
 
     def __getitem__(self, key: Key) -> Patch:
         epoch, index = key
@@ -99,12 +116,19 @@ class PatchDataset(_PairDataset[Patch]):
             target = crop(target, top - margin, left - margin, size + 2 * margin, size + 2 * margin)
             degraded = self.degradation.apply(target, rng)
             top = left = margin
-        return Patch(
-            torch.from_numpy(crop(degraded, top, left, size, size)),
-            torch.from_numpy(crop(target, top, left, size, size)),
-            orientation,
-            number,
-        )
+        patches = [crop(image, top, left, size, size) for image in (degraded, target)]
+        if self.zero_borders and rng.random() < self.zero_borders:
+            bottom, right = rng.integers(0, _MOST_PADDED + 1, 2)
+            patches = [_end_in_zeros(patch, bottom, right) for patch in patches]
+        return Patch(*map(torch.from_numpy, patches), orientation, number)
+
+
+def _end_in_zeros(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """A copy of an image whose last rows and columns are zeros."""
+    result = np.zeros_like(image)
+    inside = np.s_[: max(image.shape[0] - rows, 0), : max(image.shape[1] - columns, 0)]
+    result[inside] = image[inside]
+    return result
 
 
 @dataclass(frozen=True)

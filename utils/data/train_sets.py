@@ -28,6 +28,7 @@ class Sources:
     sharp_dirs: tuple[str, ...] = ()  # folders of photographs, degraded on the fly
     shares: tuple[float, ...] = ()  # of each folder of train_dirs, then of sharp_dirs; (): every image alike
     train_ps: int = 256
+    zero_borders: float = 0.0  # share of the patches
     seed: int = 1234
     val_dir: str = ""  # "": held out of the training images, by scene
     val_count: int = 64
@@ -50,6 +51,7 @@ class Sources:
             sharp_dirs=_folders("TRAINING.SHARP_DIRS", training.SHARP_DIRS),
             shares=tuple(training.SHARES),
             train_ps=training.TRAIN_PS,
+            zero_borders=training.ZERO_BORDERS,
             seed=training.SEED,
             val_dir=training.VAL_DIR,
             val_count=training.VAL_COUNT,
@@ -113,7 +115,7 @@ def make_train_set(task: Task, sources: Sources, process: Process = ONE, log: Lo
     rest = [pair for found in left for pair in found]
     log(f"{len(rest):,} training images, {len(held):,} for validation")
     return TrainSet(
-        PatchDataset(rest, sources.train_ps, sources.seed, task.degradation, read),
+        PatchDataset(rest, sources.train_ps, sources.seed, task.degradation, read, sources.zero_borders),
         CentrePatches(held, sources.val_ps, sources.val_seed, task.degradation, read),
         tuple(map(len, left)),
         sources.shares,
