@@ -116,11 +116,11 @@ class PatchDataset(_PairDataset[Patch]):
             target = crop(target, top - margin, left - margin, size + 2 * margin, size + 2 * margin)
             degraded = self.degradation.apply(target, rng)
             top = left = margin
-        patches = [crop(image, top, left, size, size) for image in (degraded, target)]
+        degraded, target = (crop(image, top, left, size, size) for image in (degraded, target))
         if self.zero_borders and rng.random() < self.zero_borders:
             bottom, right = rng.integers(0, _MOST_PADDED + 1, 2)
-            patches = [_end_in_zeros(patch, bottom, right) for patch in patches]
-        return Patch(*map(torch.from_numpy, patches), orientation, number)
+            degraded, target = (_end_in_zeros(image, bottom, right) for image in (degraded, target))
+        return Patch(torch.from_numpy(degraded), torch.from_numpy(target), orientation, number)
 
 
 def _end_in_zeros(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
