@@ -11,7 +11,7 @@ from .tasks import DATA_ROOT
 from .values import Listed, Name, Number, Switch, SwitchOr, Text, Whole, Word
 
 CACHES = ("none", "ram", "disk")
-PADDINGS = ("reflect", "zeros")  # what a photograph is restored with; the published one, the network's own
+PADDINGS = ("reflect", "zeros")  # those of utils.restoring.padding
 PERCEPTUAL = ("lpips", "lpips-vgg", "dists", "niqe")  # pyiqa's names; in all of them lower is better
 _MANY = 1_000_000_000
 _SEED = Whole(0, 2**32 - 1)  # what numpy takes

@@ -5,10 +5,10 @@ from skimage import data
 
 from m3snet.benchmarks import padding
 from m3snet.models import create_model, save_weights
+from m3snet.tests.filled import fill
 from m3snet.utils.images import write_image
 from m3snet.utils.restoring.restorer import Restorer
 from m3snet.utils.scoring.metrics import psnr, rgb_to_y
-from tests.filled import fill
 
 
 def test_one_row_and_column_more_than_a_multiple():

@@ -47,7 +47,7 @@ def test_a_release_from_checkpoint_to_page(tmp_path: Path, monkeypatch: pytest.M
     assert (entry["size"], entry["patch_size"], entry["scores"]) == ("M3SNet-S", 128, {})
     assert (entry["steps"], entry["trained_on"][:2]) == (4000, ["Datasets/Rain13K/train", "Datasets/clean/bsds500"])
     assert len(entry["trained_on"]) == 4 and "research only" in entry["terms"]
-    assert load_model("mine").config["width"] == 8
+    assert load_model("mine").config["width"] == 16
     scores: dict[str, Any] = {
         "dataset": "Rain100L",
         "protocol": "y",

@@ -48,7 +48,7 @@ def test_the_mean_does_not_depend_on_how_an_image_lies() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_the_ensemble_is_rounded_once(dtype: type) -> None:
-    together, single = restorer(ensemble=True), restorer()
+    together, single = restorer(ensemble=True, padding="zeros"), restorer()
     levels = np.iinfo(dtype).max
     part = torch.from_numpy(image(dtype) / levels).permute(2, 0, 1)[None].float()
     with torch.inference_mode():

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from m3snet.models import create_model
-from m3snet.utils.restoring.padding import pad
+from m3snet.tests.filled import fill
+from m3snet.utils import settings
+from m3snet.utils.restoring.padding import PADDINGS, pad
 from m3snet.utils.restoring.restorer import Restorer, RestoringError
-from tests.filled import fill
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 40), (2, 3), (5, 31), (17, 33), (16, 32), (9, 16)])
@@ -38,6 +39,10 @@ def test_zeros_are_what_the_network_itself_does(model):
         expected = model(tensor)[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
     assert np.array_equal(zeros(image), expected)
     assert not np.array_equal(Restorer(model, "cpu", "float32", "exact", tlc=False, tile=0)(image), expected)
+
+
+def test_the_settings_know_all_paddings():
+    assert settings.PADDINGS == PADDINGS
 
 
 def test_another_padding_is_an_error(model):

@@ -254,7 +254,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"no room .* needs 3\.\d MiB"):
         before_step(patch, 4, lambda: patch.setattr(torch, "save", full))
         train(folder, tmp_path / "parts", OPTIM__NUM_EPOCHS=2)
-    assert "no room for the checkpoint" in told[-1][1]  # the other processes do not wait
+    assert "no room for the checkpoint" in told[-1][2]  # the other processes do not wait
     assert load_checkpoint(tmp_path / "parts/Deraining/run/model_latest.pth")["epoch"] == 1
     assert_same(state_of(train(folder, tmp_path / "parts", OPTIM__NUM_EPOCHS=2)), state_of(whole))
 
@@ -531,4 +531,4 @@ def test_auto_batch_that_fails_here_fails_everywhere(
     monkeypatch.setattr(torch.Tensor, "backward", lambda self: (_ for _ in ()).throw(torch.OutOfMemoryError))
     with pytest.raises(TrainingError, match="out of memory with a single 32 x 32 image"):
         train(folder, tmp_path, TRAINING__AUTO_BATCH="true")
-    assert str(told[-1][1]).startswith("out of memory with a single")  # the other processes do not wait
+    assert str(told[-1][2]).startswith("out of memory with a single")  # the other processes do not wait

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import torch
 
+PADDINGS = ("reflect", "zeros")  # what a photograph is restored with; the published one, the network's own
+
 
 def pad(image: torch.Tensor, multiple: int, padding: str) -> torch.Tensor:
     """N x C x H x W, reflected at the bottom and right up to multiples; as it is with "zeros", which the network adds.

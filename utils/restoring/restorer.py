@@ -13,11 +13,10 @@ from ...models import M3SNet, apply_tlc, load_model, tlc_window
 from ...models.tlc import ENLARGEMENT
 from ...models.weights import PRETRAINED, WeightsError, released
 from ..cli import UserError, warn
-from ..settings import PADDINGS
 from .backends import EXPORTED, find_device, open_backend, open_file
 from .ensemble import mean_of_views
 from .memory import largest_tile
-from .padding import padded
+from .padding import PADDINGS, padded
 from .tiling import Progress, in_tiles
 
 PUBLISHED_PATCH = 256  # pixels; the patches that the published weights were trained on
