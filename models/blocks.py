@@ -80,29 +80,13 @@ class NAFBlock(nn.Module):
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         if cpu_training.takes(x) and isinstance(self.sca.pool, nn.AdaptiveAvgPool2d):
-            return self._forward_on_cpu(x)
+            return cpu_training.block(x, self)
         y = self.gate(self.conv2(self.conv1(self.norm1(x))))
         x = x + _scaled(self.beta, self.conv3, self.sca(y))
         y = self.gate(self.conv4(self.norm2(x)))
-        return x + _scaled(self.gamma, self.conv5, y)
-
-    def _forward_on_cpu(self, x: torch.Tensor) -> torch.Tensor:
-        """The same in fewer passes over the memory. Scales and shifts are applied to weights."""
-        x, y = cpu_training.normalise(x, self.norm1.eps)
-        y = self.conv2(_after_norm(self.norm1, self.conv1, y))
-        y = cpu_training.attended_gate(y, self.sca.conv.weight, self.sca.conv.bias)
-        x = x + _scaled(self.beta, self.conv3, y)
-        x, y = cpu_training.normalise(x, self.norm2.eps)
-        y = cpu_training.gate(_after_norm(self.norm2, self.conv4, y))
         return x + _scaled(self.gamma, self.conv5, y)
 
 
 def _scaled(scale: torch.Tensor, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """`scale * conv(x)`, by scaled weights: these are few, and training need not keep what was to be scaled."""
     return F.conv2d(x, scale.view(-1, 1, 1, 1) * conv.weight, scale.flatten() * conv.bias)  # type: ignore[operator]
-
-
-def _after_norm(norm: LayerNorm2d, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """`conv` of `x` scaled and shifted as `norm` does, likewise."""
-    shift = (conv.weight.flatten(1) * norm.bias).sum(1)  # not a matrix product, which autocast would take in bfloat16
-    return F.conv2d(x, conv.weight * norm.weight.view(1, -1, 1, 1), conv.bias + shift)  # type: ignore[operator]

@@ -2,33 +2,48 @@
    written with `to`. Included by kernels.c, once for each kind. */
 #define FROM NAMED(from_, SUFFIX)
 #define TO NAMED(to_, SUFFIX)
+#define LOAD NAMED(load_, SUFFIX)
+#define STORE NAMED(store_, SUFFIX)
 
-/* Every pixel minus the mean of its channels, times 1 / their standard deviation, which is kept where `scales` are. */
-INLINE void OF(normalise)(const TYPE *restrict x, TYPE *restrict y, float *scales, float eps, const int64_t channels,
-                          int64_t first, int64_t last) {
+/* Every pixel minus the mean of its channels, times 1 / their standard deviation, which is kept where `scales` are. Where
+   `other` is, x plus it is kept in `total` and normalised. */
+INLINE void OF(normalise)(const TYPE *restrict x, const TYPE *restrict other, TYPE *restrict total, TYPE *restrict y,
+                          float *restrict scales, float eps, const int64_t channels, int64_t first, int64_t last) {
     for (int64_t pixel = first; pixel < last; pixel++) {
-        const TYPE *from = x + pixel * channels;
-        TYPE *to = y + pixel * channels;
+        const TYPE *from = x + pixel * channels, *more = other + pixel * channels;
+        TYPE *sums = total + pixel * channels, *to = y + pixel * channels;
         float sum = 0, squares = 0;
-        for (int64_t c = 0; c < channels; c++) sum += FROM(from[c]);
+/* The channel, rounded as it is kept: computed again rather than read again, which would wait for it to be written. */
+#define VALUE(C) (other ? FROM(TO(FROM(from[C]) + FROM(more[C]))) : FROM(from[C]))
+        for (int64_t c = 0; c < channels; c++) sum += VALUE(c);
         const float mean = sum / channels;
-        for (int64_t c = 0; c < channels; c++) squares += (FROM(from[c]) - mean) * (FROM(from[c]) - mean);
+        for (int64_t c = 0; c < channels; c++) squares += (VALUE(c) - mean) * (VALUE(c) - mean);
         const float scale = 1 / sqrtf(squares / channels + eps);
-        for (int64_t c = 0; c < channels; c++) to[c] = TO((FROM(from[c]) - mean) * scale);
+        for (int64_t c = 0; c < channels; c++) to[c] = TO((VALUE(c) - mean) * scale);
+        if (other)
+            for (int64_t c = 0; c < channels; c++) sums[c] = TO(VALUE(c));
         if (scales) scales[pixel] = scale;
+#undef VALUE
     }
 }
 
 FOR_EACH_PROCESSOR
-void PART(normalise)(const TYPE *x, TYPE *y, float *scales, float eps, int64_t channels, int64_t first, int64_t last) {
-#define CALL(WIDTH) OF(normalise)(x, y, scales, eps, WIDTH, first, last)
-    FOR_EACH_WIDTH(CALL)
+void PART(normalise)(const TYPE *x, const TYPE *other, TYPE *total, TYPE *y, float *scales, float eps, int64_t channels,
+                     int64_t first, int64_t last) {
+#define CALL(WIDTH) OF(normalise)(x, NULL, NULL, y, scales, eps, WIDTH, first, last)
+#define CALL_ADDED(WIDTH) OF(normalise)(x, other, total, y, scales, eps, WIDTH, first, last)
+    if (other) {
+        FOR_EACH_WIDTH(CALL_ADDED)
+    } else {
+        FOR_EACH_WIDTH(CALL)
+    }
 #undef CALL
+#undef CALL_ADDED
 }
 
-void KIND(normalise)(const TYPE *x, TYPE *y, float *scales, float eps, int64_t channels, int64_t count,
-                     int64_t threads) {
-#define CALL(FIRST, LAST) PART(normalise)(x, y, scales, eps, channels, FIRST, LAST)
+void KIND(normalise)(const TYPE *x, const TYPE *other, TYPE *total, TYPE *y, float *scales, float eps, int64_t channels,
+                     int64_t count, int64_t threads) {
+#define CALL(FIRST, LAST) PART(normalise)(x, other, total, y, scales, eps, channels, FIRST, LAST)
     SHARE_OUT(CALL);
 #undef CALL
 }
@@ -162,6 +177,157 @@ void KIND(gate_sums)(const TYPE *x, const TYPE *by_y, float *sums, int64_t area,
 #undef CALL
 }
 
+/* A 3 x 3 convolution of each of 2 x `channels` with weights of its own, nine rows of them and one of biases, and zeros
+   around the images. Beside the result y, sums over each row of the product of its halves. `ring` holds three rows of x
+   as float, with a pixel of zeros at both ends. */
+INLINE void OF(depthwise)(const TYPE *restrict x, const float *restrict weight, TYPE *restrict y, float *restrict sums,
+                          float *restrict ring, int64_t height, int64_t width, const int64_t channels, int64_t first,
+                          int64_t last) {
+    const int64_t both = 2 * channels, row = width * both, slot = row + 2 * both;
+    for (int64_t i = first; i < last; i++) {
+        const int64_t image = i / height * height;
+        for (int64_t k = i == first || i == image ? i - 1 : i + 1; k <= i + 1; k++) {
+            float *to = ring + (k + 3) % 3 * slot + both;
+            if (k < image || k == image + height)
+                memset(to, 0, row * sizeof(float));
+            else
+                for (int64_t c = 0; c < row; c++) to[c] = FROM(x[k * row + c]);
+        }
+        for (int64_t c = 0; c < both; c += LANES) {
+            floats w[10];
+            for (int k = 0; k < 10; k++) load_float32(&w[k], weight + k * both + c);
+            for (int64_t j = 0; j < width; j++) {
+                floats sum = w[9], value;
+                _Pragma("GCC unroll 9")
+                for (int k = 0; k < 9; k++) {
+                    load_float32(&value, ring + (i + 2 + k / 3) % 3 * slot + (j + k % 3) * both + c);
+                    sum += value * w[k];
+                }
+                STORE(y + i * row + j * both + c, &sum);
+            }
+        }
+        OF(gate_sums)(y, NULL, sums, height * width, width, channels, i, i + 1);
+    }
+}
+
+FOR_EACH_PROCESSOR
+void PART(depthwise)(const TYPE *x, const float *weight, TYPE *y, float *sums, float *ring, int64_t height,
+                     int64_t width, int64_t channels, int64_t first, int64_t last) {
+#define CALL(WIDTH) OF(depthwise)(x, weight, y, sums, ring, height, width, WIDTH, first, last)
+    FOR_EACH_WIDTH(CALL)
+#undef CALL
+}
+
+void KIND(depthwise)(const TYPE *x, const float *weight, TYPE *y, float *sums, float *ring, int64_t height,
+                     int64_t width, int64_t channels, int64_t count, int64_t threads) {
+#define CALL(FIRST, LAST)                                                                                              \
+    PART(depthwise)(x, weight, y, sums, ring + part * 6 * (width + 2) * channels, height, width, channels, FIRST, LAST)
+    SHARE_OUT(CALL);
+#undef CALL
+}
+
+/* The gradients by x and by the weights, where that by the product of the halves of y is by_product times the scales of
+   its image, plus its shifts. Runs of `length` rows, of which every image has as many as begin inside it, have sums of
+   their own. `ring` holds three rows of the gradient by y. */
+INLINE void OF(depthwise_backward)(const TYPE *restrict x, const TYPE *restrict y, const TYPE *restrict by_product,
+                                   const float *restrict weight, const float *restrict scales,
+                                   const float *restrict shifts, TYPE *restrict by_x, float *restrict by_weight,
+                                   float *restrict ring, int64_t height, int64_t width, int64_t length,
+                                   const int64_t channels, int64_t first, int64_t last) {
+    const int64_t both = 2 * channels, row = width * both, slot = row + 2 * both;
+    const int64_t runs = (height + length - 1) / length;
+    for (int64_t run = first; run < last; run++) {
+        const int64_t image = run / runs, top = image * height, start = top + run % runs * length;
+        const int64_t end = smaller(start + length, top + height);
+        const float *scale = scales + image * channels, *shift = shifts + image * channels;
+        for (int64_t k = start - 1; k <= end; k++) {
+            float *to = ring + (k + 3) % 3 * slot + both;
+            if (k < top || k == top + height)
+                memset(to, 0, row * sizeof(float));
+            else
+                for (int64_t j = 0; j < width; j++) {
+                    const TYPE *a = y + k * row + j * both, *b = a + channels;
+                    const TYPE *grad = by_product + (k * width + j) * channels;
+                    float *by_a = to + j * both, *by_b = by_a + channels;
+                    for (int64_t c = 0; c < channels; c++) {
+                        const float by_both = FROM(grad[c]) * scale[c] + shift[c];
+                        by_a[c] = by_both * FROM(b[c]);
+                        by_b[c] = by_both * FROM(a[c]);
+                    }
+                }
+            const int64_t i = k - 1; /* the row whose neighbours are in the ring by now */
+            if (i < start) continue;
+            for (int64_t c = 0; c < both; c += LANES) {
+                float *total = by_weight + run * 10 * both + c;
+                floats w[9], sums[10];
+                for (int t = 0; t < 9; t++) load_float32(&w[t], weight + t * both + c);
+                for (int t = 0; t < 10; t++) load_float32(&sums[t], total + t * both);
+                for (int64_t j = 0; j < width; j++) {
+                    floats sum = {0}, value, by_y;
+                    LOAD(&value, x + i * row + j * both + c);
+                    _Pragma("GCC unroll 9")
+                    for (int t = 0; t < 9; t++) {
+                        load_float32(&by_y, ring + (i + 4 - t / 3) % 3 * slot + (j + 2 - t % 3) * both + c);
+                        sum += by_y * w[t];
+                        sums[t] += by_y * value;
+                        if (t == 4) sums[9] += by_y;
+                    }
+                    STORE(by_x + i * row + j * both + c, &sum);
+                }
+                for (int t = 0; t < 10; t++) store_float32(total + t * both, &sums[t]);
+            }
+        }
+    }
+}
+
+FOR_EACH_PROCESSOR
+void PART(depthwise_backward)(const TYPE *x, const TYPE *y, const TYPE *by_product, const float *weight,
+                              const float *scales, const float *shifts, TYPE *by_x, float *by_weight, float *ring,
+                              int64_t height, int64_t width, int64_t length, int64_t channels, int64_t first,
+                              int64_t last) {
+#define CALL(WIDTH)                                                                                                    \
+    OF(depthwise_backward)(x, y, by_product, weight, scales, shifts, by_x, by_weight, ring, height, width, length,     \
+                           WIDTH, first, last)
+    FOR_EACH_WIDTH(CALL)
+#undef CALL
+}
+
+void KIND(depthwise_backward)(const TYPE *x, const TYPE *y, const TYPE *by_product, const float *weight,
+                              const float *scales, const float *shifts, TYPE *by_x, float *by_weight, float *ring,
+                              int64_t height, int64_t width, int64_t length, int64_t channels, int64_t count,
+                              int64_t threads) {
+#define CALL(FIRST, LAST)                                                                                              \
+    PART(depthwise_backward)(x, y, by_product, weight, scales, shifts, by_x, by_weight,                                \
+                             ring + part * 6 * (width + 2) * channels, height, width, length, channels, FIRST, LAST)
+    SHARE_OUT(CALL);
+#undef CALL
+}
+
+/* Sums of each channel over runs of `length` pixels: of the runs first ... last - 1 of `area` pixels. */
+INLINE void OF(sums)(const TYPE *restrict x, float *restrict sums, int64_t area, int64_t length, const int64_t channels,
+                     int64_t first, int64_t last) {
+    for (int64_t run = first; run < last; run++) {
+        float *sum = sums + run * channels;
+        for (int64_t pixel = run * length; pixel < smaller((run + 1) * length, area); pixel++)
+            for (int64_t c = 0; c < channels; c++) sum[c] += FROM(x[pixel * channels + c]);
+    }
+}
+
+FOR_EACH_PROCESSOR
+void PART(sums)(const TYPE *x, float *sums, int64_t area, int64_t length, int64_t channels, int64_t first,
+                int64_t last) {
+#define CALL(WIDTH) OF(sums)(x, sums, area, length, WIDTH, first, last)
+    FOR_EACH_WIDTH(CALL)
+#undef CALL
+}
+
+void KIND(sums)(const TYPE *x, float *sums, int64_t area, int64_t length, int64_t channels, int64_t count,
+                int64_t threads) {
+#define CALL(FIRST, LAST) PART(sums)(x, sums, area, length, channels, FIRST, LAST)
+    SHARE_OUT(CALL);
+#undef CALL
+}
+
 /* Means of the windows of an image whose upper left corners lie in some rows. Sums of columns go from row to row, with a
    pixel added and one taken away; sums of windows go along them likewise. Both lie in `sums`, zeros at first. */
 FOR_EACH_PROCESSOR
@@ -226,3 +392,5 @@ void KIND(scale)(TYPE *x, const TYPE *map, int64_t width, int64_t channels, int6
 
 #undef FROM
 #undef TO
+#undef LOAD
+#undef STORE

@@ -15,9 +15,11 @@ import torch
 
 from ..utils.cli import warn
 
-_VERSION = 2  # kernels_version of kernels.c
+_VERSION = 3  # kernels_version of kernels.c
 _WORTH_A_THREAD = 1 << 14  # elements; below, threads cost more than they save
 _RUN = 128  # pixels
+_ROWS = 32
+LANES = 16  # channels that `depthwise` takes at once
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -33,8 +35,18 @@ def normalise(pixels: torch.Tensor, eps: float, scales: torch.Tensor | None = No
     """
     result = torch.empty_like(pixels)
     channels = pixels.shape[-1]
-    _run("normalise", pixels.numel() // channels, pixels, result, scales, eps, channels)
+    _run("normalise", pixels.numel() // channels, pixels, None, None, result, scales, eps, channels)
     return result
+
+
+def add_normalise(
+    pixels: torch.Tensor, other: torch.Tensor, eps: float, scales: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`pixels + other`, and `normalise` of it."""
+    total, result = torch.empty_like(pixels), torch.empty_like(pixels)
+    channels = pixels.shape[-1]
+    _run("normalise", pixels.numel() // channels, pixels, other, total, result, scales, eps, channels)
+    return total, result
 
 
 def normalise_backward(
@@ -76,6 +88,56 @@ def gate_sums(images: torch.Tensor, grad: torch.Tensor | None = None) -> torch.T
     sums = torch.zeros(count, runs, channels // 2)
     _run("gate_sums", count * runs, images, grad, sums, height * width, _RUN, channels // 2)
     return sums.sum(1)
+
+
+def depthwise(images: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A 3 x 3 convolution of each channel with zeros around the images, and `gate_sums` of the result.
+
+    N x H x W x 2C, 10 x 2C float32 (nine weights, row by row, and a bias) -> N x H x W x 2C, N x C float32. 2C is a
+    multiple of `LANES`.
+    """
+    count, height, width, channels = images.shape
+    result = torch.empty_like(images)
+    sums = torch.zeros(count, height, channels // 2)
+    places = images, weights, result, sums, _ring(width, channels)
+    _run("depthwise", count * height, *places, height, width, channels // 2)
+    return result, sums.sum(1)
+
+
+def depthwise_backward(
+    images: torch.Tensor,
+    result: torch.Tensor,
+    weights: torch.Tensor,
+    scales: torch.Tensor,
+    shifts: torch.Tensor,
+    grad: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients by the images and weights of `depthwise`, where that by the gate of its result is given.
+
+    It is `grad * scales + shifts`, as in `gate_backward`; that by the result is made row by row and never stored.
+    """
+    count, height, width, channels = images.shape
+    by_images = torch.empty_like(images)
+    runs = count * -(-height // _ROWS)
+    by_weights = torch.zeros(runs, 10, channels)
+    places = images, result, grad, weights, scales, shifts, by_images, by_weights, _ring(width, channels)
+    _run("depthwise_backward", runs, *places, height, width, _ROWS, channels // 2)
+    return by_images, by_weights.sum(0)
+
+
+def _ring(width: int, channels: int) -> torch.Tensor:
+    """Room for three rows and the zeros at their ends, for each thread."""
+    return torch.zeros(torch.get_num_threads(), 3, width + 2, channels)
+
+
+def sums(pixels: torch.Tensor) -> torch.Tensor:
+    """Sums over all axes but the last, the channels: C float32."""
+    channels = pixels.shape[-1]
+    count = pixels.numel() // channels
+    runs = -(-count // _RUN)
+    result = torch.zeros(runs, channels)
+    _run("sums", runs, pixels, result, count, _RUN, channels)
+    return result.sum(0)
 
 
 def window_means(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import cpu_training
 from .blocks import NAFBlock
 
 
@@ -60,12 +61,18 @@ class FFM(nn.Module):
         self.block = NAFBlock(chs)
 
     def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        return self.block(fine + self.up(coarse))
+        return self.block(_add_upsampled(fine, coarse, self.up))
 
 
 def upsample(in_chs: int) -> nn.Sequential:
     """Twice the height and width, half the channels: a 1x1 convolution and a pixel shuffle."""
     return nn.Sequential(nn.Conv2d(in_chs, 2 * in_chs, 1, bias=False), nn.PixelShuffle(2))
+
+
+def _add_upsampled(fine: torch.Tensor, coarse: torch.Tensor, up: nn.Module) -> torch.Tensor:
+    if cpu_training.takes(fine):
+        return cpu_training.add_upsampled(fine, coarse, up[0])  # type: ignore[index]
+    return fine + up(coarse)
 
 
 class M3SNet(nn.Module):
@@ -165,7 +172,7 @@ class M3SNet(nn.Module):
         x = self.middle_blks(x)
         self._fuse(skips)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
-            x = decoder(up(x) + skips.pop())
+            x = decoder(_add_upsampled(skips.pop(), x, up))
         return self.ending(x)
 
     def _fuse(self, skips: list[torch.Tensor]) -> None:

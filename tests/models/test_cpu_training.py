@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
 from m3snet.models import NAFBlock, apply_tlc, cpu_training, create_model, kernels
@@ -56,7 +57,7 @@ def errors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) ->
     return {name: ((found[name] - tensor).norm() / tensor.norm()).item() for name, tensor in expected.items()}
 
 
-@pytest.mark.parametrize("chs", [3, 8, 12, 16, 32, 64, 128])
+@pytest.mark.parametrize("chs", [8, 16, 24, 32, 64, 128])
 def test_the_same_gradients_as_by_modules(chs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     block, x = filled_block(chs), features(chs)
     assert max(errors(step(block, x), by_modules(block, x, monkeypatch)).values()) < 1e-5
@@ -74,12 +75,32 @@ def test_bfloat16_is_closer_to_float32_than_by_modules(chs: int, monkeypatch: py
 
 def test_the_number_of_threads_changes_roundings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(kernels, "_ROWS", 4)  # several runs of rows in each image, the last one shorter
     block, x = filled_block(16), features(16)
     found = []
     for threads in (1, 4):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         found.append(step(block, x))
     assert max(errors(*found).values()) < 1e-6  # pixels at the ends of threads' shares are rounded otherwise
+
+
+def test_rows_in_runs_have_their_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, x = filled_block(16), features(16)
+    whole = step(block, x)
+    monkeypatch.setattr(kernels, "_ROWS", 3)
+    assert max(errors(step(block, x), whole).values()) < 1e-6
+
+
+def test_upsampled_features_are_added_as_by_modules() -> None:
+    found = []
+    for add in (cpu_training.add_upsampled, lambda x, coarse, conv: x + F.pixel_shuffle(conv(coarse), 2)):
+        torch.manual_seed(0)
+        conv = torch.nn.Conv2d(16, 32, 1, bias=False)
+        x, coarse = torch.randn(2, 8, 12, 14).requires_grad_(), torch.randn(2, 16, 6, 7).requires_grad_()
+        y = add(x, coarse, conv)
+        (y * torch.randn(y.shape)).sum().backward()
+        found.append({"y": y.detach(), "x": x.grad, "coarse": coarse.grad, "weight": conv.weight.grad})
+    assert max(errors(*found).values()) < 1e-6
 
 
 def kept_bytes(block: NAFBlock, x: torch.Tensor) -> int:
@@ -103,8 +124,13 @@ def test_less_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found < 0.8 * kept_bytes(block, x)
 
 
+def test_not_for_numbers_of_channels_that_the_loops_cannot_take() -> None:
+    for chs, taken in ((12, False), (24, True)):
+        assert cpu_training.takes(features(chs)) == taken
+
+
 def test_only_where_gradients_are_asked_for_and_not_with_tlc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_training, "normalise", lambda *_: pytest.fail("taken"))
+    monkeypatch.setattr(cpu_training, "block", lambda *_: pytest.fail("taken"))
     model = create_model("M3SNet-T").to(memory_format=torch.channels_last)
     image = torch.rand(1, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
