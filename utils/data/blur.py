@@ -21,20 +21,20 @@ from ..tasks import Degradation
 
 Generator = np.random.Generator
 
-_REACH = 16  # pixels a point of the scene may be away from its sharp position
 _INVISIBLE = 0.3  # pixels; less does not show in 8 bits
 
 
 def add_blur(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Motion blur of a random kind: a shaken camera, one that also rolls and nears, or an object moving on its own.
 
-    The strength goes from nothing at all to a point that draws a line of about 30 pixels; most are moderate.
+    The strength goes from nothing at all to a point that draws a line of 30 pixels, or 80 in a film; most are moderate.
     """
-    reach = 0.0 if rng.random() < 0.04 else _REACH * rng.beta(1.4, 1.8)
+    strength = 0.0 if rng.random() < 0.04 else rng.beta(1.4, 1.8)
     # GoPro's frames were averaged as they came out of the camera, without undoing its response curve.
     linear = rng.random() < 0.5
     light = _TO_LINEAR[image] if linear else image.astype(np.float32) / 255
     kind = tuple(BLURS)[rng.choice(len(BLURS), p=[blur.share for blur in BLURS.values()])]
+    reach = strength * BLURS[kind].reach
     if reach >= _INVISIBLE:
         light = BLURS[kind].expose(light, reach, rng)
     if rng.random() < 0.25:
@@ -115,7 +115,7 @@ def film(height: int, width: int, reach: float, rng: Generator) -> Iterator[tupl
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
     farthest = float(np.sqrt(dx * dx + dy * dy).max()) + 1
     nearness = _nearness(height, width, rng)
-    share = rng.uniform(0.2, 1)  # of the reach that translation takes; what is left is for roll and zoom
+    share = rng.uniform(0.5, 1)  # of the reach that translation takes; what is left is for roll and zoom
     steps = math.ceil(1.3 * reach) + 2
     shift = (_trajectory(rng, steps) * reach * share).astype(np.float32)
     turning = (_trajectory(rng, steps) * reach * (1 - share) / farthest).astype(np.float32)
@@ -125,12 +125,12 @@ def film(height: int, width: int, reach: float, rng: Generator) -> Iterator[tupl
 
 def _nearness(height: int, width: int, rng: Generator) -> np.ndarray:
     """How far each pixel moves when the camera does, 1 for the nearest: a slope, or two planes with a wavy border."""
-    corners = rng.uniform(0.3, 1, (2, 2)).astype(np.float32)
+    corners = rng.uniform(0.5, 1, (2, 2)).astype(np.float32)
     slope = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.5:
         return slope
     waves = cv2.resize(rng.standard_normal((4, 4)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.where(waves > 0, slope, np.float32(rng.uniform(0.1, 0.6)) * slope)
+    return np.where(waves > 0, slope, np.float32(rng.uniform(0.3, 0.8)) * slope)
 
 
 def _moving_object(light: np.ndarray, reach: float, rng: Generator) -> np.ndarray:
@@ -150,15 +150,16 @@ class Blur(NamedTuple):
     """One kind of blur."""
 
     share: float  # of the photographs that `add_blur` gets
+    reach: float  # pixels that a point of the scene may be away from its sharp position
     expose: Callable[[np.ndarray, float, Generator], np.ndarray]  # light, H x W x 3, and reach in pixels
 
 
 BLURS = {
-    "shaken": Blur(0.6, _shaken),
-    "filmed": Blur(0.25, _filmed),
-    "moving object": Blur(0.15, _moving_object),
+    "shaken": Blur(0.6, 16, _shaken),
+    "filmed": Blur(0.25, 40, _filmed),  # its lengths are about those of GoPro's and REDS' pairs: benchmarks/blur.py
+    "moving object": Blur(0.15, 16, _moving_object),
 }
-BLUR = Degradation("blur", add_blur, margin=_REACH, sample=shake, visible=(20.0, 26.0))
+BLUR = Degradation("blur", add_blur, margin=40, sample=shake, visible=(20.0, 26.0))
 
 
 def _sensor_noise(light: np.ndarray, rng: Generator) -> np.ndarray:
