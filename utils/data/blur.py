@@ -29,15 +29,21 @@ def add_blur(image: np.ndarray, rng: Generator) -> np.ndarray:
 
     The strength goes from nothing at all to a point that draws a line of 30 pixels, or 80 in a film; most are moderate.
     """
-    strength = 0.0 if rng.random() < 0.04 else rng.beta(1.4, 1.8)
     # GoPro's frames were averaged as they came out of the camera, without undoing its response curve.
     linear = rng.random() < 0.5
-    light = _TO_LINEAR[image] if linear else image.astype(np.float32) / 255
     kind = tuple(BLURS)[rng.choice(len(BLURS), p=[blur.share for blur in BLURS.values()])]
-    reach = strength * BLURS[kind].reach
+    return blur_of_kind(kind, image, rng, linear, noisy=rng.random() < 0.25)
+
+
+def blur_of_kind(
+    kind: str, image: np.ndarray, rng: Generator, linear: bool = True, noisy: bool = False
+) -> np.ndarray:
+    """One kind of `BLURS`, of random strength; in linear light or as encoded, with a sensor's noise or without."""
+    light = _TO_LINEAR[image] if linear else image.astype(np.float32) / 255
+    reach = 0.0 if rng.random() < 0.04 else BLURS[kind].reach * rng.beta(1.4, 1.8)
     if reach >= _INVISIBLE:
         light = BLURS[kind].expose(light, reach, rng)
-    if rng.random() < 0.25:
+    if noisy:
         light = _sensor_noise(light, rng)
     return _to_srgb(light) if linear else np.rint(np.clip(light, 0, 1) * 255).astype(np.uint8)
 
