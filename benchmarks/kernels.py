@@ -1,7 +1,8 @@
 """The compiled loops of models/kernels.c beside what does the same in torch: `python benchmarks/kernels.py`.
 
 Features as they are at full resolution of a 1280 x 720 image. Each pair takes turns in one process; medians.
-`normalise` is beside F.layer_norm, `gate` beside a product of chunks, and their gradients beside those of torch;
+`normalise` is beside F.layer_norm, `gate` beside a product of chunks, `depthwise` beside a convolution and the sums of the
+gate of its result, and their gradients beside those of torch;
 `window means` beside the sums that models/fused.py takes without the loops, and beside OpenCV's box filter in float32.
 """
 from __future__ import annotations
@@ -63,6 +64,10 @@ def pairs(channels: int, dtype: torch.dtype) -> dict[str, Sides]:
     _, mean, deviation = torch.native_layer_norm(x, (channels,), None, None, EPS)
     backward = torch.ops.aten.native_layer_norm_backward
     image = x[0].float().numpy()
+    weights = torch.randn(10, 2 * channels)
+    images = both.permute(0, 3, 1, 2)
+    filters = weights[:9].t().reshape(-1, 1, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    biases = weights[9].to(dtype)
     return {
         "normalise": (
             lambda: kernels.normalise(x, EPS),
@@ -80,6 +85,14 @@ def pairs(channels: int, dtype: torch.dtype) -> dict[str, Sides]:
             lambda: kernels.gate_backward(both, ones, zeros, grad),
             lambda: torch.cat([grad * second, grad * first], dim=-1),
         ),
+        "depthwise, and sums of its gate": (
+            lambda: kernels.depthwise(both, weights)[0],
+            lambda: _convolved(images, filters, biases),
+        ),
+        "its gradient through the gate": (
+            lambda: kernels.depthwise_backward(both, both, weights, ones, zeros, grad)[0],
+            lambda: _convolved_backward(torch.cat([grad * second, grad * first], dim=-1), images, filters),
+        ),
         "window means, torch": (
             lambda: kernels.window_means(x[0], WINDOW, WINDOW),
             lambda: fused.running_means(x[0], WINDOW, WINDOW),
@@ -89,6 +102,19 @@ def pairs(channels: int, dtype: torch.dtype) -> dict[str, Sides]:
             lambda: cv2.boxFilter(image, cv2.CV_32F, (WINDOW, WINDOW)),
         ),
     }
+
+
+def _convolved(images: torch.Tensor, filters: torch.Tensor, biases: torch.Tensor) -> torch.Tensor:
+    result = F.conv2d(images, filters, biases, padding=1, groups=len(filters))
+    first, second = result.chunk(2, dim=1)
+    (first * second).sum((2, 3), dtype=torch.float32)
+    return result.permute(0, 2, 3, 1)
+
+
+def _convolved_backward(grad: torch.Tensor, images: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    sizes = [[len(filters)], [1, 1], [1, 1], [1, 1], False, [0, 0], len(filters), [True, True, True]]
+    by_images, _, _ = torch.ops.aten.convolution_backward(grad.permute(0, 3, 1, 2), images, filters, *sizes)
+    return by_images.permute(0, 2, 3, 1)
 
 
 def in_turn(sides: Sides, rounds: int) -> tuple[float, float]:

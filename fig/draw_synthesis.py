@@ -17,7 +17,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from m3snet.benchmarks.streaks import LEVELS, Streaks, measure_streaks
 from m3snet.utils.cli import run_program
-from m3snet.utils.data.blur import BLUR, BLURS, film, random_psf
+from m3snet.utils.data.blur import BLURS, film, random_psf
 from m3snet.utils.data.pairs import PairError, find_pairs
 from m3snet.utils.data.rain import RAINS, VEILED, rain_of_kind
 from m3snet.utils.data.samples import photographs
@@ -129,7 +129,7 @@ def draw_blur(path: Path) -> None:
     """A photograph blurred in each way, point spread functions, and how far the points of a filmed scene move."""
     figure = _figure(10.4, 6.2)
     pictures, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.22)).flat
-    margin = BLUR.margin
+    margin = round(BLUR_REACH)
     name, left, top = BLUR_VIEW
     around = _view(name, left - margin, top - margin, SIDE + 2 * margin)
     inside = slice(margin, -margin)

@@ -26,5 +26,5 @@ def test_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
         monkeypatch.setattr(benchmark, name, value)
     benchmark.main(["--channels", "8", "--rounds", "2"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10 and all(len(line) <= 80 for line in lines)
+    assert len(lines) == 12 and all(len(line) <= 80 for line in lines)
     assert lines[4].split()[:2] == ["normalise", "8"]
