@@ -1,4 +1,4 @@
-"""The loops of kernels.c on tensors: normalised pixels, gates, means of windows, maps of factors; faster than torch.
+"""The loops of kernels.c on tensors, faster than torch: normalised pixels, depthwise convolutions, gates, sums and means.
 
 They are compiled when the package is installed, where there is a C compiler; without, `available` is false, and
 `models.fused` and `models.blocks` do the same with torch. For float32 and bfloat16 on a CPU; every tensor lies in one
@@ -17,8 +17,8 @@ from ..utils.cli import warn
 
 _VERSION = 3  # kernels_version of kernels.c
 _WORTH_A_THREAD = 1 << 14  # elements; below, threads cost more than they save
-_RUN = 128  # pixels
-_ROWS = 32
+_RUN = 128  # pixels whose sums are taken by one thread
+_ROWS = 32  # likewise, of the gradients by weights of `depthwise`
 LANES = 16  # channels that `depthwise` takes at once
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
