@@ -1,8 +1,8 @@
 """The compiled loops of models/kernels.c beside what does the same in torch: `python benchmarks/kernels.py`.
 
 Features as they are at full resolution of a 1280 x 720 image. Each pair takes turns in one process; medians.
-`normalise` is beside F.layer_norm, `gate` beside a product of chunks, `depthwise` beside a convolution and the sums of the
-gate of its result, and their gradients beside those of torch;
+`normalise` is beside F.layer_norm, `gate` beside a product of chunks, `depthwise` beside a convolution and the sums of
+the gate of its result, and their gradients beside those of torch;
 `window means` beside the sums that models/fused.py takes without the loops, and beside OpenCV's box filter in float32.
 """
 from __future__ import annotations
@@ -85,7 +85,7 @@ def pairs(channels: int, dtype: torch.dtype) -> dict[str, Sides]:
             lambda: kernels.gate_backward(both, ones, zeros, grad),
             lambda: torch.cat([grad * second, grad * first], dim=-1),
         ),
-        "depthwise, and sums of its gate": (
+        "depthwise, sums of its gate": (
             lambda: kernels.depthwise(both, weights)[0],
             lambda: _convolved(images, filters, biases),
         ),

@@ -1,4 +1,4 @@
-"""The loops of kernels.c on tensors, faster than torch: normalised pixels, depthwise convolutions, gates, sums and means.
+"""The loops of kernels.c on tensors, faster than torch: normalised pixels, depthwise convolutions, gates, sums, means.
 
 They are compiled when the package is installed, where there is a C compiler; without, `available` is false, and
 `models.fused` and `models.blocks` do the same with torch. For float32 and bfloat16 on a CPU; every tensor lies in one

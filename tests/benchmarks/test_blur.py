@@ -22,7 +22,8 @@ def line(length: int, degrees: float) -> np.ndarray:
     """The point spread function of an even line."""
     psf = np.zeros((49, 49), np.float32)
     step = np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]) * length / 2
-    cv2.line(psf, *(tuple(int(v) for v in np.rint((24 + end) * 16)) for end in (-step, step)), 1.0, 1, cv2.LINE_AA, 4)
+    ends = [[int(v) for v in np.rint((24 + end) * 16)] for end in (-step, step)]  # in sixteenths: shift 4
+    cv2.line(psf, ends[0], ends[1], 1.0, 1, cv2.LINE_AA, 4)
     return psf / psf.sum()
 
 
