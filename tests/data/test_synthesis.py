@@ -147,7 +147,7 @@ def test_blur_keeps_the_mean_of_linear_or_of_encoded_light():
         errors.append([abs(f(blurred).mean() / f(photo).mean() - 1) for f in (linear, np.asarray)])
     kept = np.array(errors)
     assert np.all(kept.min(1) < 0.03)
-    assert np.mean(kept[:, 0] < kept[:, 1]) > 0.5
+    assert 0.3 < np.mean(kept[:, 0] < kept[:, 1]) < 0.7  # half of them each
 
 
 def test_no_light_travels_farther_than_the_margin():
