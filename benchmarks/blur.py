@@ -42,16 +42,18 @@ def measure_blur(sharp: np.ndarray, blurred: np.ndarray) -> Blurred:
     """Measure the blur of a pair of H x W x 3 uint8 images.
 
     Raises:
-        ValueError: the two differ in size.
+        ValueError: the two differ in size, or are smaller than a window.
     """
     if sharp.shape != blurred.shape:
         raise ValueError(f"expected two images of one size; found {sharp.shape} and {blurred.shape}")
+    if min(sharp.shape[:2]) < SIDE:
+        raise ValueError(f"expected images of at least {SIDE} x {SIDE} pixels; found {sharp.shape}")
     ground, seen = (image.astype(np.float32).mean(axis=2) for image in (sharp, blurred))
     sizes = []
     for top in range(0, ground.shape[0] - SIDE + 1, STEP):
         for left in range(0, ground.shape[1] - SIDE + 1, STEP):
             window = slice(top, top + SIDE), slice(left, left + SIDE)
-            if cv2.Laplacian(ground[window], cv2.CV_32F).std() >= TEXTURE:
+            if cv2.Laplacian(ground[window], cv2.CV_32F).std() >= TEXTURE and np.ptp(seen[window]) > 0:
                 sizes.append(_extent(_psf(ground[window], seen[window])))
     return Blurred([a for a, _ in sizes], [b for _, b in sizes], float(seen.mean() - ground.mean()), _noise(seen))
 
@@ -114,7 +116,7 @@ def measure(folder: Path, every: int) -> dict[str, list[Blurred]]:
             except ValueError as error:
                 raise UserError(f"{pair.input}: {error}") from error
     if not any(blurred.lengths for blurred in found["real pairs"]):
-        raise UserError(f"{folder}: no image of {SIDE} x {SIDE} pixels or more with texture")
+        raise UserError(f"{folder}: no image has enough texture to measure blur")
     return found
 
 
@@ -132,9 +134,14 @@ def table(found: dict[str, list[Blurred]], title: str) -> str:
     heads = [f"{title}: {', '.join(map(str, PERCENT))} %", *(f"{kind} ({len(found[kind])})" for kind in found)]
     lines = [heads, ["---", *("--:" for _ in found)]]
     for name, values in rows.items():
-        percentiles = [np.round(np.percentile(values(images), PERCENT), 1) + 0 for images in found.values()]
-        lines.append([name, *(", ".join(f"{value:.1f}" for value in row) for row in percentiles)])
+        lines.append([name, *(_percentiles(values(images)) for images in found.values())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percentiles(values: list[float]) -> str:
+    if not values:  # of a ratio within an image, where all images are small
+        return "-"
+    return ", ".join(f"{value:.1f}" for value in np.round(np.percentile(values, PERCENT), 1) + 0)  # which makes -0 a 0
 
 
 if __name__ == "__main__":

@@ -58,6 +58,18 @@ def test_a_table_for_a_folder(sharp: np.ndarray, tmp_path: Path, capsys: pytest.
     assert median == pytest.approx(12, abs=1)
 
 
+def test_small_images(sharp: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, image in (("input", cv2.filter2D(sharp, -1, line(8, 0))), ("target", sharp)):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "a.png", image[:150, 150:300])
+    blur.main([str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[4].endswith("| - | - | - | - |")
+    for folder in ("input", "target"):
+        write_image(tmp_path / folder / "a.png", sharp[:100, :100])
+    with pytest.raises(UserError, match=r"a\.png: expected images of at least 128 x 128"):
+        blur.main([str(tmp_path)])
+
+
 def test_even_images_tell_nothing(tmp_path: Path) -> None:
     for folder in ("input", "target"):
         (tmp_path / folder).mkdir()
