@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def run_program(main: Callable[[], None]) -> None:
     show is printed as escapes: no file name stops a program.
     """
     keep_freed_memory()
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes: a signal while it is made prints a traceback
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

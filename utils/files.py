@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -133,9 +134,7 @@ def _check_folder(folder: Path, output: Path) -> None:
 
 
 def _probe(folder: Path) -> None:
-    """Write a file, and delete it."""
-    probe = temporary_name(folder)
-    try:
-        probe.touch()
-    finally:  # also where Ctrl-C comes in between
-        probe.unlink(missing_ok=True)
+    """Make a file that is gone at once; most file systems need give it no name, which a signal could leave behind."""
+    before, after = TEMPORARY.split("*")
+    with tempfile.TemporaryFile(prefix=before, suffix=after, dir=folder):
+        pass
