@@ -43,7 +43,7 @@ SHOWN = 1600  # pixels, at most, of the longer side of what the page shows
 HOUR = 3600  # seconds
 
 INTRO = """# M3SNet
-Removes rain or motion blur from a photograph. Rain becomes much fainter; motion blur changes little so far."""
+Removes rain or motion blur from a photograph. Rain becomes much fainter. Edges become crisper, but long blur stays."""
 NOTES = f"""JPEG, PNG, TIFF, WebP, AVIF, HEIC and others, up to {MEGABYTES} MB. The download keeps the size, format and
 metadata of the photograph. Photographs stay on the computer that runs this page, and are deleted when you close it."""
 CSS = """
