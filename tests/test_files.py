@@ -172,3 +172,18 @@ def test_a_folder_that_cannot_be_made_or_written(tmp_path: Path) -> None:
     if Path("/proc/self").is_dir():  # there, but nobody can write in it
         with pytest.raises(OutputError, match=r"^/proc/self cannot be written"):
             make_folder(Path("/proc/self"), "--results DIR")
+
+
+def test_a_signal_leaves_no_file_by_which_a_folder_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        os.close(os.open(tmp_path, os.O_RDWR | os.O_TMPFILE))
+    except (AttributeError, OSError):
+        pytest.skip("every file has a name here")
+
+    def stopped(*_: object, **__: object) -> None:
+        raise RuntimeError("a signal")
+
+    monkeypatch.setattr(os, "unlink", stopped)
+    monkeypatch.setattr(Path, "unlink", stopped)
+    make_folder(tmp_path, "--results DIR")
+    assert list(tmp_path.iterdir()) == []

@@ -65,3 +65,15 @@ def test_programs_of_others_keep_their_traceback(interrupted: Path) -> None:
     for words in (["mine.py"], ["-c", "import m3snet"]):
         said = run(*words, cwd=interrupted, path=interrupted).stderr
         assert said.startswith("Traceback") and said.endswith("KeyboardInterrupt\n")
+
+
+def test_bars_make_no_lock_of_processes(tmp_path: Path) -> None:
+    """SIGTERM while Python makes one prints a traceback."""
+    code = (
+        "from tqdm import tqdm, std\n"
+        "from m3snet.utils.cli import run_program\n"
+        "run_program(lambda: list(tqdm([1])))\n"
+        "assert not hasattr(std.TqdmDefaultWriteLock, 'mp_lock')"
+    )
+    done = run("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
